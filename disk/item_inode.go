@@ -49,7 +49,7 @@ type InodeItem struct {
 	Nlink      uint32
 	UID, GID   uint32
 	Mode       uint32 // st_mode, type bits included
-	Rdev       uint64 // major and minor in the kernel's new_encode_dev form
+	Rdev       uint64 // device number, see SplitRdev
 	Flags      uint64
 	Sequence   uint64
 	Atime      Time
@@ -87,14 +87,15 @@ func (i *InodeItem) Append(b []byte) []byte {
 	return i.Otime.append(i.Mtime.append(i.Ctime.append(i.Atime.append(b))))
 }
 
-// SplitRdev splits a device number as Linux stores it (new_decode_dev).
+// SplitRdev splits a device number as it stands on disk: the kernel's own
+// dev_t, 12 bits of major above 20 bits of minor (MKDEV in linux/kdev_t.h).
 func SplitRdev(rdev uint64) (major, minor uint32) {
-	return uint32(rdev & 0xfff00 >> 8), uint32(rdev&0xff | rdev>>12&0xfff00)
+	return uint32(rdev >> 20), uint32(rdev & 0xfffff)
 }
 
 // JoinRdev is the inverse of SplitRdev.
 func JoinRdev(major, minor uint32) uint64 {
-	return uint64(minor&0xff) | uint64(major&0xfff)<<8 | uint64(minor&^0xff)<<12
+	return uint64(major)<<20 | uint64(minor&0xfffff)
 }
 
 // InodeRef is one name of an inode; several stand one behind the other in an
