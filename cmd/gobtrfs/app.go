@@ -1,0 +1,38 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// app is what verbs use in place of the process's standard streams.
+type app struct {
+	in     io.Reader
+	out    *bufio.Writer // run flushes it; write results here
+	errOut io.Writer     // messages and the status line; unbuffered
+
+	statusTTY bool // errOut is a terminal
+}
+
+// outBufferSize makes a listing of many short lines cheap.
+const outBufferSize = 64 << 10
+
+func newApp(in io.Reader, out, errOut io.Writer) *app {
+	a := &app{in: in, out: bufio.NewWriterSize(out, outBufferSize), errOut: errOut}
+	if f, ok := errOut.(*os.File); ok {
+		a.statusTTY = term.IsTerminal(int(f.Fd()))
+	}
+	return a
+}
+
+// printJSON writes v as one indented JSON document.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

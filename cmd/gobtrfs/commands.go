@@ -1,0 +1,9 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// verbs are the commands in the order in which help lists them. A new verb adds
+// its newXCmd here.
+var verbs = []func(*app) *cobra.Command{
+	newVersionCmd,
+}
