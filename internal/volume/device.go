@@ -1,0 +1,66 @@
+package volume
+
+import (
+	"context"
+	"io"
+
+	"gobtrfs/blockdev"
+	"gobtrfs/disk"
+)
+
+// device is one member; immutable after Open.
+type device struct {
+	id    disk.DevID
+	uuid  disk.UUID
+	dev   blockdev.Device // nil: missing
+	name  string
+	size  uint64 // bytes that dev has
+	item  disk.DevItem
+	super *disk.Superblock // nil: missing
+	stale bool
+	seed  bool
+}
+
+// missingDevice stands for a member that nobody gave.
+func missingDevice(id disk.DevID, uuid disk.UUID) *device {
+	return &device{id: id, uuid: uuid, name: "missing " + uuid.String()}
+}
+
+// read fills buf from off, or fails with a *DeviceError.
+func (d *device) read(ctx context.Context, buf []byte, off uint64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.dev == nil {
+		return d.fail("read", off, ErrMissingDevice)
+	}
+	if off > d.size || uint64(len(buf)) > d.size-off {
+		return d.fail("read", off, io.ErrUnexpectedEOF)
+	}
+	n, err := d.dev.ReadAt(buf, int64(off))
+	if n == len(buf) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return d.fail("read", off, err)
+}
+
+// write writes buf at off, or fails with a *DeviceError.
+func (d *device) write(buf []byte, off uint64) error {
+	if d.dev == nil {
+		return d.fail("write", off, ErrMissingDevice)
+	}
+	if off > d.size || uint64(len(buf)) > d.size-off {
+		return d.fail("write", off, blockdev.ErrRange)
+	}
+	if _, err := d.dev.WriteAt(buf, int64(off)); err != nil {
+		return d.fail("write", off, err)
+	}
+	return nil
+}
+
+func (d *device) fail(op string, off uint64, err error) error {
+	return &DeviceError{Dev: d.id, Name: d.name, Op: op, Off: off, Err: err}
+}

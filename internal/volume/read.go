@@ -1,0 +1,159 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"gobtrfs/disk"
+)
+
+// Chunks is the chunk map, sorted by logical address. It must not be changed.
+func (v *Volume) Chunks() []disk.ChunkMapping { return v.chunks.Load().mappings }
+
+// Chunk is the chunk that holds l.
+func (v *Volume) Chunk(l disk.Logical) (*disk.ChunkMapping, bool) {
+	c := v.chunks.Load().find(l)
+	if c == nil {
+		return nil, false
+	}
+	return c.ChunkMapping, true
+}
+
+// Mirrors is the number of ways to read l, 0 when no chunk holds it.
+func (v *Volume) Mirrors(l disk.Logical) int {
+	c := v.chunks.Load().find(l)
+	if c == nil {
+		return 0
+	}
+	return c.mirrors()
+}
+
+// find is the chunk that holds all n bytes at l, and l's offset in it.
+func (v *Volume) find(l disk.Logical, n int) (*chunk, uint64, error) {
+	c := v.chunks.Load().find(l)
+	if c == nil {
+		return nil, 0, &CorruptError{Logical: l, What: "no chunk maps the address", Err: ErrUnmapped}
+	}
+	off := uint64(l - c.Logical)
+	if uint64(n) > c.Length-off {
+		return nil, 0, &CorruptError{Logical: l, What: fmt.Sprintf("%d bytes reach behind the chunk's end at %d", n, uint64(c.End())), Err: ErrUnmapped}
+	}
+	return c, off, nil
+}
+
+// ReadMirror fills buf from l as the given mirror has it, from 1 to Mirrors.
+// The range may cross stripes but not chunks. Nothing is verified. On an error
+// the contents of buf are undefined.
+func (v *Volume) ReadMirror(ctx context.Context, l disk.Logical, buf []byte, mirror int) error {
+	c, off, err := v.find(l, len(buf))
+	if err != nil {
+		return err
+	}
+	if mirror < 1 || mirror > c.mirrors() {
+		return fmt.Errorf("mirror %d of logical %d, want 1 to %d", mirror, uint64(l), c.mirrors())
+	}
+	return v.readMirror(ctx, c, off, buf, mirror)
+}
+
+// readMirror is ReadMirror with the chunk found and the mirror checked.
+func (v *Volume) readMirror(ctx context.Context, c *chunk, off uint64, buf []byte, mirror int) error {
+	for len(buf) > 0 {
+		s := c.locate(off, mirror)
+		n := min(s.n, uint64(len(buf)))
+		if err := v.readSegment(ctx, c, off, s, buf[:n], mirror); err != nil {
+			return err
+		}
+		off, buf = off+n, buf[n:]
+	}
+	return nil
+}
+
+// readSegment reads a piece that lies within one stripe element.
+func (v *Volume) readSegment(ctx context.Context, c *chunk, off uint64, s segment, buf []byte, mirror int) error {
+	if mirror > 1 && c.profile.Parity > 0 {
+		return &UnsupportedError{Feature: "reconstruction of " + c.profile.Name}
+	}
+	return c.devs[s.stripe].read(ctx, buf, s.phys)
+}
+
+// readFirst fills buf, every segment from the mirror that is best for it.
+func (v *Volume) readFirst(ctx context.Context, c *chunk, off uint64, buf []byte) error {
+	for len(buf) > 0 {
+		o := c.order(off)
+		m, _ := o.next()
+		s := c.locate(off, m)
+		n := min(s.n, uint64(len(buf)))
+		if err := v.readSegment(ctx, c, off, s, buf[:n], m); err != nil {
+			return err
+		}
+		off, buf = off+n, buf[n:]
+	}
+	return nil
+}
+
+// corrupt is an error about what mirror's copy at chunk offset off holds.
+func (c *chunk) corrupt(off uint64, mirror int, what string, err error) *CorruptError {
+	s := c.locate(off, mirror)
+	d := c.devs[s.stripe]
+	return &CorruptError{Dev: d.id, DevName: d.name, Physical: s.phys, Logical: c.Logical + disk.Logical(off), Mirror: mirror, What: what, Err: err}
+}
+
+// failures collects what was wrong with the mirrors that did not give good
+// bytes. Its zero value is ready.
+type failures struct {
+	errs    []error
+	mirrors []int
+}
+
+// add reports a failure as an event, except that a device which is not there is
+// nothing new.
+func (v *Volume) addFailure(f *failures, mirror int, err error) {
+	f.errs = append(f.errs, err)
+	f.mirrors = append(f.mirrors, mirror)
+	if errors.Is(err, ErrMissingDevice) {
+		return
+	}
+	var corrupt *CorruptError
+	var dev *DeviceError
+	switch {
+	case errors.As(err, &corrupt):
+		if v.events.CorruptionFound != nil {
+			v.events.CorruptionFound(*corrupt)
+		}
+	case errors.As(err, &dev):
+		if v.events.ReadFailed != nil {
+			v.events.ReadFailed(*dev)
+		}
+	}
+}
+
+// worthTelling says whether anything but missing devices was in the way.
+func (f *failures) worthTelling() bool {
+	for _, err := range f.errs {
+		if !errors.Is(err, ErrMissingDevice) {
+			return true
+		}
+	}
+	return false
+}
+
+// err is the error when no mirror was good: the first corruption, with the
+// other mirrors' errors behind it, or else the devices' errors.
+func (f *failures) err(l disk.Logical) error {
+	for i, err := range f.errs {
+		var first *CorruptError
+		if !errors.As(err, &first) {
+			continue
+		}
+		if len(f.errs) == 1 {
+			return err
+		}
+		out := *first
+		rest := append([]error{first.Err}, f.errs[:i]...)
+		out.Err = errors.Join(append(rest, f.errs[i+1:]...)...)
+		out.What = fmt.Sprintf("%s, none of %d mirrors is good", first.What, len(f.errs))
+		return &out
+	}
+	return fmt.Errorf("read logical %d: %w", uint64(l), errors.Join(f.errs...))
+}
