@@ -1,0 +1,233 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"gobtrfs/blockdev"
+	"gobtrfs/disk"
+	"gobtrfs/internal/fstree"
+	"gobtrfs/internal/volume"
+)
+
+// DefaultCacheBytes is the memory for tree blocks if Options says nothing.
+const DefaultCacheBytes = 256 << 20
+
+// Options says how to open a filesystem. The zero value opens the last
+// committed state, with what fsync made durable after it, if all devices are
+// there.
+type Options struct {
+	// Devices are the paths of further members.
+	Devices []string
+	// Degraded opens although devices are missing. Default: they must be there.
+	Degraded bool
+	// NoLog shows the last commit and leaves out what a pending log tree adds.
+	// Default: the log is shown.
+	NoLog bool
+	// BackupRoot 1 to 4 opens the newest to oldest of the superblock's backup
+	// roots. Default: 0, the current root.
+	BackupRoot int
+	// SuperMirror 1 or 2 uses that copy of the superblock and no other.
+	// Default: 0, the newest valid one.
+	SuperMirror int
+	// IgnoreDataChecksums returns data without verifying it. Default: off.
+	IgnoreDataChecksums bool
+	// CacheBytes bounds the memory for tree blocks. Default: DefaultCacheBytes.
+	CacheBytes int64
+	// Events are told of damage and repairs. Default: nobody is.
+	Events Events
+}
+
+// FS is an open filesystem.
+type FS struct {
+	store   *fstree.Store
+	vol     *volume.Volume
+	devices []blockdev.Device // owned: closed by Close
+}
+
+// Open opens the filesystem on the image or block device at path.
+func Open(ctx context.Context, path string, o Options) (*FS, error) {
+	var devs []blockdev.Device
+	closeAll := func() error {
+		var errs []error
+		for _, d := range devs {
+			errs = append(errs, d.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, p := range append([]string{path}, o.Devices...) {
+		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: true})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("btrfs: %w", err), closeAll())
+		}
+		devs = append(devs, d)
+	}
+	f, err := OpenDevices(ctx, devs, o)
+	if err != nil {
+		return nil, errors.Join(err, closeAll())
+	}
+	f.devices = devs
+	return f, nil
+}
+
+// OpenDevices opens the filesystem on devs, which stay the caller's and must
+// be open until after Close. Options.Devices is not used.
+func OpenDevices(ctx context.Context, devs []blockdev.Device, o Options) (*FS, error) {
+	v, err := volume.Open(ctx, devs, volume.Options{
+		Degraded: o.Degraded, Events: o.Events, BackupRoot: o.BackupRoot, SuperMirror: o.SuperMirror,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: %w", err)
+	}
+	store, err := fstree.Open(ctx, v, fstree.Options{
+		CacheBytes: o.CacheBytes, NoLog: o.NoLog || o.BackupRoot != 0, IgnoreDataCsums: o.IgnoreDataChecksums,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: %w", err)
+	}
+	return &FS{store: store, vol: v}, nil
+}
+
+// Close closes the devices that Open opened. No method may be running.
+func (f *FS) Close() error {
+	var errs []error
+	for _, d := range f.devices {
+		errs = append(errs, d.Close())
+	}
+	f.devices = nil
+	return errors.Join(errs...)
+}
+
+// Super is the superblock in use. It must not be changed.
+func (f *FS) Super() *disk.Superblock { return f.vol.Super() }
+
+// UUID identifies the filesystem.
+func (f *FS) UUID() disk.UUID { return f.Super().FSID }
+
+// Label is the filesystem's label, "" for none.
+func (f *FS) Label() string { return f.Super().Label }
+
+// Store is the layer below, for gobtrfs's own commands.
+func (f *FS) Store() *fstree.Store { return f.store }
+
+// TopLevel opens the subvolume at the root of all others, tree 5.
+func (f *FS) TopLevel(ctx context.Context) (*Subvolume, error) {
+	return f.Subvolume(ctx, disk.TreeFS)
+}
+
+// Default opens the subvolume that a mount without options shows.
+func (f *FS) Default(ctx context.Context) (*Subvolume, error) {
+	id, err := f.store.DefaultSubvol(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: find default subvolume: %w", err)
+	}
+	return f.Subvolume(ctx, id)
+}
+
+// Subvolume opens a subvolume by its id. The error matches fs.ErrNotExist if
+// there is none.
+func (f *FS) Subvolume(ctx context.Context, id disk.ObjectID) (*Subvolume, error) {
+	sub, err := f.store.Subvol(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: %w", err)
+	}
+	return &Subvolume{fs: f, sub: sub}, nil
+}
+
+// Subvolumes lists all subvolumes, the top level first, by rising id.
+func (f *FS) Subvolumes(ctx context.Context) ([]SubvolumeInfo, error) {
+	ids, err := f.store.SubvolIDs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: list subvolumes: %w", err)
+	}
+	infos := make([]SubvolumeInfo, 0, len(ids))
+	for _, id := range ids {
+		sub, err := f.Subvolume(ctx, id)
+		if err != nil {
+			return infos, err
+		}
+		info, err := sub.Info(ctx)
+		if err != nil {
+			return infos, err
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// SubvolumeInfo describes a subvolume.
+type SubvolumeInfo struct {
+	ID       disk.ObjectID
+	ParentID disk.ObjectID // subvolume that holds its name; 0: none
+	Path     string        // from the top level, without leading slash; "" for the top level
+	Item     disk.RootItem
+}
+
+// ReadOnly says whether the subvolume is read-only.
+func (i *SubvolumeInfo) ReadOnly() bool { return i.Item.Flags&disk.RootSubvolReadOnly != 0 }
+
+// maxSubvolDepth bounds the walk to the top level; a hostile filesystem could
+// make it a circle.
+const maxSubvolDepth = 4096
+
+// Info describes the subvolume.
+func (s *Subvolume) Info(ctx context.Context) (SubvolumeInfo, error) {
+	info := SubvolumeInfo{ID: s.ID(), Item: *s.sub.Item()}
+	var parts []string
+	id := s.ID()
+	for depth := 0; ; depth++ {
+		if depth == maxSubvolDepth {
+			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), syscall.ELOOP)
+		}
+		parent, ref, ok, err := s.fs.store.Parent(ctx, id)
+		if err != nil {
+			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
+		}
+		if !ok {
+			break
+		}
+		if id == s.ID() {
+			info.ParentID = parent
+		}
+		parts = append(parts, string(ref.Name))
+		sub, err := s.fs.store.Subvol(ctx, parent)
+		if err != nil {
+			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
+		}
+		dirs, err := pathOf(ctx, sub, ref.DirID)
+		if err != nil {
+			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
+		}
+		parts = append(parts, dirs...)
+		id = parent
+	}
+	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
+		parts[i], parts[j] = parts[j], parts[i]
+	}
+	info.Path = strings.Join(parts, "/")
+	return info, nil
+}
+
+// pathOf lists the names from inode ino up to the subvolume's top directory,
+// innermost first.
+func pathOf(ctx context.Context, sub *fstree.Subvol, ino disk.ObjectID) ([]string, error) {
+	var parts []string
+	for depth := 0; ino != sub.RootDir(); depth++ {
+		if depth == maxSubvolDepth {
+			return nil, syscall.ELOOP
+		}
+		names, err := sub.Names(ctx, ino)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("inode %d has no name: %w", uint64(ino), syscall.ENOENT)
+		}
+		parts = append(parts, string(names[0].Name))
+		ino = names[0].Parent
+	}
+	return parts, nil
+}

@@ -1,0 +1,149 @@
+package fstree
+
+import (
+	"context"
+	"fmt"
+
+	"gobtrfs/disk"
+)
+
+// Extent is a range of a file.
+type Extent struct {
+	Start, End uint64 // file offsets; End is the first byte behind it
+	// Item is the file extent item at Start; not for implicit holes.
+	Item disk.FileExtent
+	key  disk.Key
+	// Hole says that the range reads as zeros and takes no space; preallocated
+	// ranges are not holes but read as zeros as well.
+	Hole bool
+}
+
+// IsData says whether the range has contents of its own (SEEK_DATA): it is
+// neither a hole nor only preallocated.
+func (e *Extent) IsData() bool { return !e.Hole && e.Item.Type != disk.FileExtentPrealloc }
+
+// ExtentIter walks a file from an offset to its size: extents and, between
+// them, holes, without gaps. It is used by one goroutine.
+type ExtentIter struct {
+	v    *Subvol
+	ino  disk.ObjectID
+	cur  cursor
+	pos  uint64
+	size uint64
+	ent  Extent
+	err  error
+}
+
+// Extents starts with the extent or hole that holds offset off of a file of
+// size bytes.
+func (v *Subvol) Extents(ctx context.Context, ino disk.ObjectID, size, off uint64) ExtentIter {
+	it := ExtentIter{v: v, ino: ino, pos: off, size: size}
+	if off >= size {
+		return it
+	}
+	k := disk.Key{ObjectID: ino, Type: disk.KeyExtentData, Offset: off}
+	it.cur = v.items.seekLast(ctx, k)
+	if it.cur.err() == nil && (!it.cur.valid() || it.cur.key().ObjectID != ino || it.cur.key().Type != disk.KeyExtentData) {
+		it.cur = v.items.seek(ctx, k)
+	}
+	return it
+}
+
+// Next moves to the next range and says whether there is one. The first and
+// the last range are whole extents even where off or the size cut them.
+func (it *ExtentIter) Next() bool {
+	for it.err == nil && it.pos < it.size {
+		if !it.cur.valid() {
+			if it.err = it.cur.err(); it.err != nil {
+				return false
+			}
+			return it.hole(it.size)
+		}
+		k := it.cur.key()
+		if k.ObjectID != it.ino || k.Type != disk.KeyExtentData {
+			return it.hole(it.size)
+		}
+		if k.Offset > it.pos {
+			return it.hole(min(k.Offset, it.size))
+		}
+		ent, err := it.v.parseExtent(k, it.cur.data())
+		if err != nil {
+			it.err = err
+			return false
+		}
+		it.cur.next()
+		if ent.End <= it.pos {
+			continue
+		}
+		it.ent, it.pos = ent, ent.End
+		return true
+	}
+	return false
+}
+
+func (it *ExtentIter) hole(end uint64) bool {
+	it.ent = Extent{Start: it.pos, End: end, Hole: true}
+	it.pos = end
+	return true
+}
+
+// Extent is the range that Next moved to.
+func (it *ExtentIter) Extent() *Extent { return &it.ent }
+
+// Err is the error that ended the walk, nil at its end.
+func (it *ExtentIter) Err() error { return it.err }
+
+// maxCompressed bounds an extent that is compressed, on disk and in memory
+// (BTRFS_MAX_COMPRESSED and BTRFS_MAX_UNCOMPRESSED, Linux 6.18).
+const maxCompressed = 128 << 10
+
+// parseExtent decodes a file extent and checks what readers rely on: the range
+// lies inside the extent, and compressed extents are small.
+func (v *Subvol) parseExtent(k disk.Key, data []byte) (Extent, error) {
+	fail := func(format string, args ...any) (Extent, error) {
+		return Extent{}, v.corrupt(k, fmt.Errorf("%w: file extent: %s", disk.ErrFormat, fmt.Sprintf(format, args...)))
+	}
+	fe, err := disk.ParseFileExtent(data)
+	if err != nil {
+		return Extent{}, v.corrupt(k, err)
+	}
+	e := Extent{Start: k.Offset, Item: fe, key: k, Hole: fe.IsHole()}
+	if fe.Encryption != 0 || fe.OtherEncoding != 0 {
+		return fail("encryption %d, encoding %d", fe.Encryption, fe.OtherEncoding)
+	}
+	if fe.Compression > disk.CompressZstd {
+		return fail("unknown compression %d", fe.Compression)
+	}
+	if fe.Type == disk.FileExtentInline {
+		if k.Offset != 0 {
+			return fail("inline at offset %d", k.Offset)
+		}
+		limit := uint64(maxCompressed)
+		if fe.RAMBytes > limit || (fe.Compression == disk.CompressNone && fe.RAMBytes > uint64(len(fe.Inline))) {
+			return fail("inline of %d bytes for %d", len(fe.Inline), fe.RAMBytes)
+		}
+		// What follows in the last sector reads as zeros.
+		sector := v.store.sectorSize
+		e.End = (fe.RAMBytes + sector - 1) / sector * sector
+		return e, nil
+	}
+	e.End = k.Offset + fe.NumBytes
+	switch {
+	case fe.Type > disk.FileExtentPrealloc:
+		return fail("unknown type %d", fe.Type)
+	case e.End <= k.Offset:
+		return fail("length %d", fe.NumBytes)
+	case e.Hole:
+		return e, nil
+	case fe.NumBytes > fe.RAMBytes || fe.Offset > fe.RAMBytes-fe.NumBytes:
+		return fail("bytes %d to %d of an extent of %d", fe.Offset, fe.Offset+fe.NumBytes, fe.RAMBytes)
+	case fe.Compression == disk.CompressNone && fe.RAMBytes > fe.DiskNumBytes:
+		return fail("%d bytes in %d on disk", fe.RAMBytes, fe.DiskNumBytes)
+	case fe.Compression != disk.CompressNone && (fe.RAMBytes > maxCompressed || fe.DiskNumBytes > maxCompressed):
+		return fail("compressed from %d to %d bytes, want at most %d", fe.RAMBytes, fe.DiskNumBytes, maxCompressed)
+	}
+	if s := v.store.sectorSize; uint64(fe.DiskBytenr)%s != 0 || fe.DiskNumBytes%s != 0 || fe.Offset%s != 0 || fe.NumBytes%s != 0 || k.Offset%s != 0 {
+		return fail("not aligned to sectors")
+	}
+	return e, nil
+}
