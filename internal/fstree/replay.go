@@ -531,6 +531,9 @@ func (r *replay) replayRest(ctx context.Context, k disk.Key, data []byte) error 
 
 // replayRef makes an inode's names in one directory those of the log.
 func (r *replay) replayRef(ctx context.Context, k disk.Key, data []byte) error {
+	if k.Type == disk.KeyInodeRef && uint64(k.ObjectID) == k.Offset {
+		return nil // the top directory's "..", which is no name
+	}
 	names, err := parseNames(k, data)
 	if err != nil {
 		return r.corrupt(k, err)
