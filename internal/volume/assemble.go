@@ -108,7 +108,7 @@ func (a *assembly) bootstrap(system []disk.ChunkMapping) error {
 			}
 		}
 	}
-	m, err := buildMap(slices.Clone(system), func(s *disk.Stripe) *device {
+	m, err := buildMap(a.sb, slices.Clone(system), func(s *disk.Stripe) *device {
 		return devices[deviceKey{s.DevID, s.DevUUID}]
 	})
 	if err != nil {
@@ -258,7 +258,7 @@ func (a *assembly) setChunks(system []disk.ChunkMapping, tree *chunkTree) error 
 	if err := checkPhysicalOverlap(all); err != nil {
 		return err
 	}
-	m, err := buildMap(all, func(s *disk.Stripe) *device { return byID[s.DevID] })
+	m, err := buildMap(a.sb, all, func(s *disk.Stripe) *device { return byID[s.DevID] })
 	if err != nil {
 		return err
 	}
@@ -325,7 +325,7 @@ func checkPhysicalOverlap(chunks []disk.ChunkMapping) error {
 
 // buildMap sorts chunks, refuses overlaps, and resolves the devices; every
 // chunk must have passed checkChunk.
-func buildMap(list []disk.ChunkMapping, dev func(*disk.Stripe) *device) (*chunkMap, error) {
+func buildMap(sb *disk.Superblock, list []disk.ChunkMapping, dev func(*disk.Stripe) *device) (*chunkMap, error) {
 	slices.SortStableFunc(list, func(x, y disk.ChunkMapping) int { return cmp.Compare(x.Logical, y.Logical) })
 	m := &chunkMap{mappings: list, chunks: make([]chunk, len(list))}
 	for i := range list {
@@ -336,7 +336,8 @@ func buildMap(list []disk.ChunkMapping, dev func(*disk.Stripe) *device) (*chunkM
 				Err: fmt.Errorf("overlaps the chunk at %d of %d bytes", uint64(list[i-1].Logical), list[i-1].Length)}
 		}
 		p := disk.ProfileOf(c.Type)
-		m.chunks[i] = chunk{ChunkMapping: c, profile: p, data: p.DataStripes(len(c.Stripes)), devs: make([]*device, len(c.Stripes))}
+		m.chunks[i] = chunk{ChunkMapping: c, profile: p, data: p.DataStripes(len(c.Stripes)), devs: make([]*device, len(c.Stripes)),
+			remapped: inStripeTree(sb, c.Type)}
 		for j := range c.Stripes {
 			m.chunks[i].devs[j] = dev(&c.Stripes[j])
 		}

@@ -15,9 +15,10 @@ func sortBackups(b []disk.RootBackup) {
 // chunk is a chunk with its devices resolved; immutable.
 type chunk struct {
 	*disk.ChunkMapping
-	profile *disk.Profile
-	data    int       // stripes' worth of distinct data
-	devs    []*device // one for every stripe
+	profile  *disk.Profile
+	data     int       // stripes' worth of distinct data
+	devs     []*device // one for every stripe
+	remapped bool      // the raid-stripe-tree says where on the devices
 }
 
 // chunkMap is the whole logical address space; immutable.

@@ -27,8 +27,9 @@ type Events struct {
 type Repair struct {
 	Logical   disk.Logical
 	Length    int
-	Mirror    int // that gave the right bytes
-	Rewritten int // bad copies that were overwritten with them
+	Mirror    int   // that gave the right bytes
+	Rewritten int   // bad copies that were overwritten with them
+	Err       error // of overwriting; the read was good all the same
 }
 
 // NoticeKind says what a Notice is about.

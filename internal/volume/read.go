@@ -72,7 +72,10 @@ func (v *Volume) readMirror(ctx context.Context, c *chunk, off uint64, buf []byt
 // readSegment reads a piece that lies within one stripe element.
 func (v *Volume) readSegment(ctx context.Context, c *chunk, off uint64, s segment, buf []byte, mirror int) error {
 	if mirror > 1 && c.profile.Parity > 0 {
-		return &UnsupportedError{Feature: "reconstruction of " + c.profile.Name}
+		return v.rebuild(ctx, c, off, buf, mirror)
+	}
+	if c.remapped {
+		return v.readFromStripeTree(ctx, c, off, s, buf)
 	}
 	return c.devs[s.stripe].read(ctx, buf, s.phys)
 }
@@ -92,11 +95,21 @@ func (v *Volume) readFirst(ctx context.Context, c *chunk, off uint64, buf []byte
 	return nil
 }
 
-// corrupt is an error about what mirror's copy at chunk offset off holds.
+// corrupt is an error about what mirror's copy at chunk offset off holds. A
+// reconstruction is no single device's fault, so it names none.
 func (c *chunk) corrupt(off uint64, mirror int, what string, err error) *CorruptError {
+	e := &CorruptError{Logical: c.Logical + disk.Logical(off), Mirror: mirror, What: what, Err: err}
+	if c.profile.Parity > 0 && mirror > 1 {
+		e.What += " after reconstruction"
+		return e
+	}
 	s := c.locate(off, mirror)
 	d := c.devs[s.stripe]
-	return &CorruptError{Dev: d.id, DevName: d.name, Physical: s.phys, Logical: c.Logical + disk.Logical(off), Mirror: mirror, What: what, Err: err}
+	e.Dev, e.DevName = d.id, d.name
+	if !c.remapped {
+		e.Physical = s.phys
+	}
+	return e
 }
 
 // failures collects what was wrong with the mirrors that did not give good

@@ -75,7 +75,8 @@ func (v *Volume) readSector(ctx context.Context, t disk.CsumType, c *chunk, off 
 			err = c.corrupt(off, m, "data checksum mismatch", nil)
 		}
 		if err == nil {
-			return v.afterFailures(c, off, buf, m, &bad)
+			v.afterFailures(c, off, buf, m, &bad)
+			return nil
 		}
 		v.addFailure(&bad, m, err)
 	}

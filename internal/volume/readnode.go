@@ -32,7 +32,8 @@ func (v *Volume) ReadNode(ctx context.Context, l disk.Logical, buf []byte, check
 	for m, ok := o.next(); ok; m, ok = o.next() {
 		if err = v.readMirror(ctx, c, off, buf, m); err == nil {
 			if err = v.verifyNode(sb, c, off, m, disk.Node(buf), check); err == nil {
-				return v.afterFailures(c, off, buf, m, &bad)
+				v.afterFailures(c, off, buf, m, &bad)
+				return nil
 			}
 		}
 		if ctx.Err() != nil {
@@ -73,13 +74,37 @@ func (v *Volume) verifyNode(sb *disk.Superblock, c *chunk, off uint64, mirror in
 
 // afterFailures finishes a read that got good bytes from mirror after others
 // had failed: an event, and the bad copies are overwritten if that is wanted.
-func (v *Volume) afterFailures(c *chunk, off uint64, buf []byte, mirror int, bad *failures) error {
+func (v *Volume) afterFailures(c *chunk, off uint64, buf []byte, mirror int, bad *failures) {
 	if !bad.worthTelling() {
-		return nil
+		return
 	}
 	r := Repair{Logical: c.Logical + disk.Logical(off), Length: len(buf), Mirror: mirror}
+	if v.repair && len(v.readOnly) == 0 {
+		for i, m := range bad.mirrors {
+			if errors.Is(bad.errs[i], ErrMissingDevice) || c.remapped || m > c.profile.Copies {
+				continue // not there, not known where, or a reconstruction
+			}
+			if err := c.rewrite(off, buf, m); err != nil {
+				r.Err = errors.Join(r.Err, err)
+				continue
+			}
+			r.Rewritten++
+		}
+	}
 	if v.events.CorruptionRepaired != nil {
 		v.events.CorruptionRepaired(r)
+	}
+}
+
+// rewrite overwrites one mirror's copy.
+func (c *chunk) rewrite(off uint64, buf []byte, mirror int) error {
+	for len(buf) > 0 {
+		s := c.locate(off, mirror)
+		n := min(s.n, uint64(len(buf)))
+		if err := c.devs[s.stripe].write(buf[:n], s.phys); err != nil {
+			return err
+		}
+		off, buf = off+n, buf[n:]
 	}
 	return nil
 }

@@ -25,7 +25,8 @@ type Options struct {
 	// 256 GiB) of every device and no other. Default: 0, the newest valid one.
 	SuperMirror int
 	// Repair overwrites bad copies with the bytes of a good one when a read
-	// finds them. The devices must be open for writing. Default: off.
+	// finds them. The devices must be open for writing, and nobody may write the
+	// ranges that are read. Default: off.
 	Repair bool
 }
 

@@ -1,0 +1,138 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/csum"
+)
+
+// Write writes buf to every copy of l. The range may cross stripes but not
+// chunks. Members that are missing are left out as long as every byte reaches
+// at least one device; any other failure is an error, whatever was written.
+// Parity profiles are refused with an *UnsupportedError.
+//
+// REQUIRES: nobody reads or writes the same range at the same time.
+func (v *Volume) Write(ctx context.Context, l disk.Logical, buf []byte) error {
+	if len(v.readOnly) > 0 {
+		return fmt.Errorf("write logical %d: %w: %s", uint64(l), ErrReadOnly, v.readOnly[0])
+	}
+	c, off, err := v.find(l, len(buf))
+	if err != nil {
+		return err
+	}
+	if c.profile.Parity > 0 {
+		return &UnsupportedError{Feature: "writing " + c.profile.Name}
+	}
+	if c.remapped {
+		return &UnsupportedError{Feature: "writing with the raid-stripe-tree"}
+	}
+	for len(buf) > 0 {
+		n := min(c.locate(off, 1).n, uint64(len(buf)))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.writeCopies(off, buf[:n]); err != nil {
+			return err
+		}
+		off, buf = off+n, buf[n:]
+	}
+	return nil
+}
+
+// writeCopies writes a piece that lies in one stripe element to all its copies.
+func (c *chunk) writeCopies(off uint64, buf []byte) error {
+	written := 0
+	var missing error
+	for m := 1; m <= c.profile.Copies; m++ {
+		s := c.locate(off, m)
+		err := c.devs[s.stripe].write(buf, s.phys)
+		switch {
+		case err == nil:
+			written++
+		case errors.Is(err, ErrMissingDevice):
+			missing = err
+		default:
+			return err
+		}
+	}
+	if written == 0 {
+		return missing
+	}
+	return nil
+}
+
+// Sync returns when all that was written before is durable on every member.
+// The devices flush at the same time.
+func (v *Volume) Sync() error {
+	errs := make([]error, len(v.devices))
+	var wg sync.WaitGroup
+	for i, d := range v.devices {
+		if d.dev == nil || d.seed {
+			continue
+		}
+		wg.Go(func() {
+			if err := d.dev.Sync(); err != nil {
+				errs[i] = d.fail("sync", 0, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// WriteSuper makes sb the superblock of every member: copy 0 everywhere, flush,
+// then the other copies, flush. What sb refers to must be durable before. Each
+// device gets its own device item, from items by id, or as it was when items
+// has none. Super is sb afterwards.
+func (v *Volume) WriteSuper(ctx context.Context, sb *disk.Superblock, items map[disk.DevID]disk.DevItem) error {
+	if len(v.readOnly) > 0 {
+		return fmt.Errorf("write superblock: %w: %s", ErrReadOnly, v.readOnly[0])
+	}
+	for _, mirrors := range [...][]int{{0}, {1, 2}} {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, d := range v.devices {
+			if d.dev == nil || d.seed {
+				continue
+			}
+			item, ok := items[d.id]
+			if !ok {
+				item = d.item
+			}
+			for _, m := range mirrors {
+				if err := d.writeSuper(sb, item, m); err != nil {
+					return err
+				}
+			}
+		}
+		if err := v.Sync(); err != nil {
+			return err
+		}
+		if mirrors[0] == 0 {
+			v.super.Store(sb)
+		}
+	}
+	return nil
+}
+
+// writeSuper writes one copy, unless the filesystem does not reach its place.
+func (d *device) writeSuper(sb *disk.Superblock, item disk.DevItem, mirror int) error {
+	off := disk.SuperOffset(mirror)
+	if off+disk.SuperInfoSize > min(item.TotalBytes, d.size) {
+		return nil
+	}
+	own := *sb
+	own.DevItem, own.Bytenr = item, off
+	b, err := own.Encode()
+	if err != nil {
+		return fmt.Errorf("superblock of device %d: %w", d.id, err)
+	}
+	sum := csum.Sum(sb.CsumType, b[disk.CsumSize:])
+	copy(b, sum[:])
+	return d.write(b, off)
+}
