@@ -8,6 +8,8 @@ type Geometry struct {
 	IncompatFlags uint64
 	CompatROFlags uint64
 	Generation    TransID // of the superblock
+	// Writable refuses items too that only a reader may ignore.
+	Writable bool
 }
 
 // Geometry is the superblock's part of what the validators need.

@@ -2,10 +2,8 @@
 // block checksums, the hashes in the keys of directory items, extended inode
 // references and extent data references, and the checksum of send streams.
 //
-// Everything here is a pure function and safe for concurrent use. The CRCs of
-// the hashes are raw: the kernel seeds the register and reads it without the
-// two inversions that hash/crc32 does, so raw(seed, b) is
-// ^crc32.Update(^seed, table, b).
+// Everything here is a pure function and safe for concurrent use. The hashes
+// themselves live in package disk, whose validators need them.
 package csum
 
 import (
@@ -101,36 +99,18 @@ func VerifyBlocks(t disk.CsumType, want, data []byte, blockSize int) int {
 	return -1
 }
 
-// rawCRC continues the CRC register seed over b, without any inversion.
-func rawCRC(seed uint32, b []byte) uint32 {
-	return ^crc32.Update(^seed, castagnoli, b)
-}
+// NameHash is disk.NameHash, the hash in the keys of directory items and xattrs.
+func NameHash(name []byte) uint32 { return disk.NameHash(name) }
 
-// NameHash is the offset of the key of the directory item and of the xattr item
-// for name.
-func NameHash(name []byte) uint32 { return rawCRC(^uint32(1), name) }
+// ExtrefHash is disk.ExtrefHash, the hash in the keys of extended inode references.
+func ExtrefHash(parent disk.ObjectID, name []byte) uint64 { return disk.ExtrefHash(parent, name) }
 
-// ExtrefHash is the offset of the key of the extended inode reference for name
-// in directory parent.
-func ExtrefHash(parent disk.ObjectID, name []byte) uint64 {
-	return uint64(rawCRC(uint32(parent), name))
-}
-
-// DataRefHash is the offset of the key of an EXTENT_DATA_REF item: who refers to
-// a data extent, as (tree, inode, file offset less the offset into the extent).
-//
-// The two 32-bit halves overlap by one bit, because the high one is shifted by
-// 31 and not by 32. That is part of the format.
+// DataRefHash is disk.DataRefHash, the hash in the keys of data references.
 func DataRefHash(root, ino disk.ObjectID, offset uint64) uint64 {
-	var b [16]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(root))
-	high := rawCRC(^uint32(0), b[:8])
-	binary.LittleEndian.PutUint64(b[:], uint64(ino))
-	binary.LittleEndian.PutUint64(b[8:], offset)
-	low := rawCRC(^uint32(0), b[:])
-	return uint64(high)<<31 ^ uint64(low)
+	return disk.DataRefHash(root, ino, offset)
 }
 
 // SendCRC is the checksum of a command of a send stream, over the whole command
-// with its own checksum field set to zero.
-func SendCRC(b []byte) uint32 { return rawCRC(0, b) }
+// with its own checksum field set to zero. It is a raw CRC: seeded with zero, and
+// read without the inversions that hash/crc32 does.
+func SendCRC(b []byte) uint32 { return ^crc32.Update(^uint32(0), castagnoli, b) }
