@@ -1,0 +1,211 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"gobtrfs/blockdev"
+	"gobtrfs/disk"
+	"gobtrfs/internal/csum"
+	"gobtrfs/internal/raid6"
+)
+
+// nothing is a device that is there and has no bytes.
+type nothing struct{ blockdev.Device }
+
+// arrayOf is a volume of one chunk at logical 0 on devices in memory. It skips
+// Open: the property tests are about mapping.
+func arrayOf(flags disk.BlockGroupFlags, n int, stripeLen uint64, o Options) (*Volume, *chunk, []*blockdev.Memory) {
+	p := disk.ProfileOf(flags)
+	v := &Volume{events: o.Events, repair: o.Repair}
+	sb := &disk.Superblock{SectorSize: 4096, NodeSize: 16384}
+	v.super.Store(sb)
+	c := disk.ChunkMapping{Logical: 1 << 20, Chunk: disk.Chunk{
+		Length: stripeLen * uint64(p.DataStripes(n)), StripeLen: disk.StripeLen, Type: flags | disk.BlockGroupData,
+		SectorSize: 4096, SubStripes: uint16(p.SubStripes),
+	}}
+	var mem []*blockdev.Memory
+	for i := range n {
+		m := blockdev.NewMemory(8 << 20)
+		mem = append(mem, m)
+		v.devices = append(v.devices, &device{id: disk.DevID(i + 1), dev: m, name: m.Name(), size: uint64(m.Size())})
+		c.Stripes = append(c.Stripes, disk.Stripe{DevID: disk.DevID(i + 1), Offset: uint64(i+1) * 65536})
+	}
+	m, err := buildMap(sb, []disk.ChunkMapping{c}, func(s *disk.Stripe) *device { return v.devices[s.DevID-1] })
+	if err != nil {
+		panic(err)
+	}
+	v.chunks.Store(m)
+	return v, &m.chunks[0], mem
+}
+
+// naiveFill writes data to the array the slow, obvious way: stripe element by
+// stripe element, from the words of the format and not from locate.
+func naiveFill(t *rapid.T, c *chunk, mem []*blockdev.Memory, data []byte) {
+	put := func(stripe int, row int, b []byte) {
+		if _, err := mem[stripe].WriteAt(b, int64(c.Stripes[stripe].Offset)+int64(row)*disk.StripeLen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, el := len(c.Stripes), disk.StripeLen
+	for i := 0; i*el < len(data); i++ {
+		b := data[i*el : min((i+1)*el, len(data))]
+		switch c.Type.Profile() {
+		case disk.BlockGroupRAID0:
+			put(i%n, i/n, b)
+		case disk.BlockGroupRAID10:
+			put(i%(n/2)*2, i/(n/2), b)
+			put(i%(n/2)*2+1, i/(n/2), b)
+		case disk.BlockGroupRAID5, disk.BlockGroupRAID6:
+			put((i%c.data+i/c.data)%n, i/c.data, b)
+		default:
+			for s := range n {
+				put(s, i, b)
+			}
+		}
+	}
+	for row := 0; c.profile.Parity > 0 && row*c.data*el < len(data); row++ {
+		var members [][]byte
+		for i := range c.data {
+			members = append(members, data[(row*c.data+i)*el:(row*c.data+i+1)*el])
+		}
+		p, q := make([]byte, el), make([]byte, el)
+		if err := raid6.Generate(members, p, q); err != nil {
+			t.Fatal(err)
+		}
+		put((c.data+row)%n, row, p)
+		if c.profile.Parity == 2 {
+			put((c.data+1+row)%n, row, q)
+		}
+	}
+}
+
+func drawArray(t *rapid.T) (flags disk.BlockGroupFlags, stripes int) {
+	p := rapid.SampledFrom(disk.Profiles[:]).Draw(t, "profile")
+	n := p.DevsMin * p.DevStripes
+	if p.DevsMax == 0 {
+		n += p.Increment * rapid.IntRange(0, 3).Draw(t, "more devices")
+	}
+	return p.Flag, n
+}
+
+func randomBytes(t *rapid.T, n int) []byte {
+	b := make([]byte, n)
+	x := rapid.Uint64().Draw(t, "seed")
+	for i := range b {
+		x = x*6364136223846793005 + 1442695040888963407
+		b[i] = byte(x >> 56)
+	}
+	return b
+}
+
+// Whatever the profile and the range, every mirror gives what was written, and
+// so it does without as many devices as the profile tolerates.
+func TestMirrorsAgreeWithTheNaiveModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		flags, n := drawArray(t)
+		v, c, mem := arrayOf(flags, n, uint64(rapid.IntRange(1, 4).Draw(t, "rows"))*disk.StripeLen, Options{})
+		data := randomBytes(t, int(c.Length))
+		naiveFill(t, c, mem, data)
+		for range 8 {
+			off := rapid.IntRange(0, len(data)-1).Draw(t, "off")
+			size := rapid.IntRange(1, len(data)-off).Draw(t, "size")
+			buf := make([]byte, size)
+			for m := 1; m <= v.Mirrors(c.Logical); m++ {
+				if err := v.ReadMirror(context.Background(), c.Logical+disk.Logical(off), buf, m); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(buf, data[off:off+size]) {
+					t.Fatalf("mirror %d of [%d, +%d) differs", m, off, size)
+				}
+			}
+		}
+		gone := rapid.Permutation(v.devices).Draw(t, "gone")[:c.profile.Tolerated]
+		for _, d := range gone {
+			d.dev = nil
+		}
+		buf := make([]byte, len(data))
+		if err := v.ReadData(context.Background(), c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
+			t.Fatalf("degraded read: %v", err)
+		}
+	})
+}
+
+// What Write writes, every mirror reads, and no byte outside the range changes.
+func TestWriteReachesEveryCopy(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		flags, n := drawArray(t)
+		v, c, mem := arrayOf(flags, n, 2*disk.StripeLen, Options{})
+		data := randomBytes(t, int(c.Length))
+		naiveFill(t, c, mem, data)
+		off := rapid.IntRange(0, len(data)-1).Draw(t, "off")
+		size := rapid.IntRange(1, len(data)-off).Draw(t, "size")
+		fresh := randomBytes(t, size)
+		err := v.Write(context.Background(), c.Logical+disk.Logical(off), fresh)
+		if c.profile.Parity > 0 {
+			if !errors.Is(err, errors.ErrUnsupported) {
+				t.Fatalf("write of a parity profile: %v", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(data[off:], fresh)
+		buf := make([]byte, len(data))
+		for m := 1; m <= c.mirrors(); m++ {
+			if err := v.ReadMirror(context.Background(), c.Logical, buf, m); err != nil || !bytes.Equal(buf, data) {
+				t.Fatalf("mirror %d after the write: %v", m, err)
+			}
+		}
+	})
+}
+
+// A spoiled sector never comes back as good: the right bytes come, or an error
+// and zeros; with Repair the copy is right afterwards.
+func TestSpoiledSectors(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		flags, n := drawArray(t)
+		var log eventLog
+		repair := rapid.Bool().Draw(t, "repair")
+		v, c, mem := arrayOf(flags, n, 2*disk.StripeLen, Options{Events: log.events(), Repair: repair})
+		data := randomBytes(t, int(c.Length))
+		naiveFill(t, c, mem, data)
+		sums := csum.AppendBlocks(nil, disk.CsumCRC32C, data, 4096)
+		sector := rapid.IntRange(0, len(data)/4096-1).Draw(t, "sector")
+		mirror := rapid.IntRange(1, c.profile.Copies).Draw(t, "mirror")
+		s := c.locate(uint64(sector)*4096, mirror)
+		if _, err := mem[s.stripe].WriteAt([]byte{data[sector*4096] ^ 1}, int64(s.phys)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, len(data))
+		err := v.ReadData(context.Background(), c.Logical, buf, sums)
+		if c.mirrors() == 1 {
+			var e *CorruptError
+			if !errors.As(err, &e) || e.Logical != c.Logical+disk.Logical(sector*4096) || e.Physical != s.phys || e.Dev != disk.DevID(s.stripe+1) {
+				t.Fatalf("err = %v, want the corruption at device %d, %d", err, s.stripe+1, s.phys)
+			}
+			clear(data[sector*4096 : (sector+1)*4096])
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(buf, data) {
+			t.Fatal("wrong bytes came back")
+		}
+		if c.mirrors() > 1 && len(log.corrupt) != len(log.repaired) {
+			t.Fatalf("%d corruptions, %d repaired", len(log.corrupt), len(log.repaired))
+		}
+		if repair && len(log.repaired) > 0 {
+			if log.repaired[0].Rewritten != 1 || log.repaired[0].Err != nil {
+				t.Fatalf("repair: %+v", log.repaired[0])
+			}
+			if err := v.ReadMirror(context.Background(), c.Logical, buf, mirror); err != nil || !bytes.Equal(buf, data) {
+				t.Fatalf("mirror %d after the repair: %v", mirror, err)
+			}
+		}
+	})
+}
