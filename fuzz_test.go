@@ -2,13 +2,10 @@ package btrfs_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,31 +13,16 @@ import (
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 	"gobtrfs/internal/csum"
+	"gobtrfs/internal/specimen"
 )
 
-// seedImage is testdata/unclean.raw.gz.gz: its bytes, and where its tree
-// blocks and superblocks are.
-var seedImage = sync.OnceValues(func() (*image, error) {
-	f, err := os.Open("testdata/unclean.raw.gz.gz")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	outer, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	inner, err := gzip.NewReader(outer)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := io.ReadAll(inner)
-	if err != nil {
-		return nil, err
-	}
+// newImage is a raw image with the places of its tree blocks and of its first
+// superblock.
+func newImage(t testing.TB, raw []byte) *image {
+	t.Helper()
 	sb, err := disk.ParseSuperblock(raw[disk.SuperInfoOffset:])
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	img := &image{raw: raw, super: sb, blocks: []int64{disk.SuperInfoOffset}}
 	for off := int64(1 << 20); off+int64(sb.NodeSize) <= int64(len(raw)); off += int64(sb.NodeSize) {
@@ -50,8 +32,8 @@ var seedImage = sync.OnceValues(func() (*image, error) {
 			img.blocks = append(img.blocks, off)
 		}
 	}
-	return img, nil
-})
+	return img
+}
 
 type image struct {
 	raw    []byte
@@ -59,7 +41,7 @@ type image struct {
 	blocks []int64
 }
 
-// mutated is the seed image with some blocks replaced. It implements
+// mutated is an image with some blocks replaced. It implements
 // blockdev.Device for reading.
 type mutated struct {
 	*image
@@ -193,10 +175,7 @@ func walkAll(ctx context.Context, t *testing.T, dev blockdev.Device) {
 // FuzzWalk opens a mutated filesystem and reads all of it: no panic, no
 // endless loop.
 func FuzzWalk(f *testing.F) {
-	img, err := seedImage()
-	if err != nil {
-		f.Fatal(err)
-	}
+	img := newImage(f, specimen.Unclean(f))
 	f.Add([]byte{})
 	for i := range len(img.blocks) {
 		f.Add([]byte{byte(i), 0, 69, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8, byte(i), 0, 100, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0})

@@ -205,7 +205,10 @@ func (c *Cache) read(ctx context.Context, addr disk.Logical, buf disk.Node, e Ex
 		if err := e.check(n); err != nil {
 			return err
 		}
-		return n.ValidateLayout()
+		if n.IsLeaf() {
+			return disk.CheckLeaf(n, c.geometry)
+		}
+		return disk.CheckNode(n, c.geometry)
 	})
 	if corrupt, ok := errors.AsType[*volume.CorruptError](err); ok {
 		c.place(corrupt, e)
