@@ -43,7 +43,7 @@ var siblings = map[string]string{
 }
 
 // testOnly packages serve tests; nothing else may import them.
-var testOnly = []string{"internal/oracle", "internal/tidy"}
+var testOnly = []string{"internal/oracle", "internal/specimen", "internal/tidy"}
 
 // pure packages have no third-party package below them.
 var pure = []string{"disk", "internal/space"}
