@@ -57,7 +57,8 @@ func (v *Volume) loadChunks(ctx context.Context, sb *disk.Superblock, members []
 }
 
 // add enters a given device, and decides between two that claim to be the same
-// member: the newer one is taken, the first of equals.
+// member: one of this filesystem before one of a clone that got another fsid,
+// then the newer one, then the first.
 func (a *assembly) add(m *member) {
 	k := deviceKey{m.sb.DevItem.DevID, m.sb.DevItem.UUID}
 	old := a.given[k]
@@ -66,7 +67,8 @@ func (a *assembly) add(m *member) {
 		return
 	}
 	keep, drop := old, m
-	if m.sb.Generation > old.sb.Generation && sameFilesystem(m.sb, old.sb) {
+	oldOwn, own := sameFilesystem(a.sb, old.sb), sameFilesystem(a.sb, m.sb)
+	if own && !oldOwn || own == oldOwn && m.sb.Generation > old.sb.Generation {
 		keep, drop = m, old
 		a.given[k] = m
 	}
@@ -76,10 +78,12 @@ func (a *assembly) add(m *member) {
 			keep.dev.Name(), k.uuid, keep.dev.Name(), keep.sb.Generation, drop.sb.Generation)})
 }
 
-// resolve makes the device for one (devid, uuid), missing if nobody gave it.
+// resolve makes the device for one (devid, uuid), missing if nobody gave it. A
+// clone that got another fsid has the ids of a member and is none; a seed has
+// another fsid in its nodes as well.
 func (a *assembly) resolve(k deviceKey) *device {
 	d := missingDevice(k.id, k.uuid)
-	if m := a.given[k]; m != nil {
+	if m := a.given[k]; m != nil && (sameFilesystem(a.sb, m.sb) || m.sb.NodeFSID() != a.sb.NodeFSID()) {
 		a.used[m] = true
 		d.dev, d.name, d.super, d.size = m.dev, m.dev.Name(), m.sb, uint64(m.dev.Size())
 	}
@@ -98,7 +102,7 @@ func (a *assembly) bootstrap(system []disk.ChunkMapping) error {
 	devices := make(map[deviceKey]*device)
 	for i := range system {
 		c := &system[i]
-		if err := checkChunk(a.sb, c.Logical, &c.Chunk); err != nil {
+		if err := c.Validate(a.sb.Geometry()); err != nil {
 			return a.corruptSystem(c.Logical, "system chunk", err)
 		}
 		for _, s := range c.Stripes {
@@ -266,6 +270,23 @@ func (a *assembly) setChunks(system []disk.ChunkMapping, tree *chunkTree) error 
 	return nil
 }
 
+// checkStripePlace says whether a stripe reaches behind the device that holds
+// it. While a device is being removed its item says that it has no bytes; then
+// the device itself is asked.
+func checkStripePlace(c *disk.Chunk, s *disk.Stripe, d *device) error {
+	total, length := d.item.TotalBytes, c.StripeLength()
+	if total == 0 && d.dev == nil {
+		return nil
+	}
+	if total == 0 {
+		total = d.size
+	}
+	if s.Offset > total || length > total-s.Offset {
+		return fmt.Errorf("%d bytes at %d reach behind the device's %d bytes", length, s.Offset, total)
+	}
+	return nil
+}
+
 func sameChunk(a, b *disk.Chunk) bool {
 	return a.Length == b.Length && a.Type == b.Type && slices.Equal(a.Stripes, b.Stripes)
 }
@@ -286,7 +307,7 @@ func (a *assembly) checkPlaces(c *disk.ChunkMapping, byID map[disk.DevID]*device
 			err = fmt.Errorf("device uuid %v, the device item says %v", s.DevUUID, d.uuid)
 		default:
 			e.DevName = d.name
-			err = checkStripePlace(&c.Chunk, s, d.item.TotalBytes)
+			err = checkStripePlace(&c.Chunk, s, d)
 		}
 		if err != nil {
 			e.Err = err
@@ -324,7 +345,7 @@ func checkPhysicalOverlap(chunks []disk.ChunkMapping) error {
 }
 
 // buildMap sorts chunks, refuses overlaps, and resolves the devices; every
-// chunk must have passed checkChunk.
+// chunk must have passed Validate.
 func buildMap(sb *disk.Superblock, list []disk.ChunkMapping, dev func(*disk.Stripe) *device) (*chunkMap, error) {
 	slices.SortStableFunc(list, func(x, y disk.ChunkMapping) int { return cmp.Compare(x.Logical, y.Logical) })
 	m := &chunkMap{mappings: list, chunks: make([]chunk, len(list))}

@@ -33,6 +33,7 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 		return nil, &CorruptError{Logical: root, Tree: disk.TreeChunk, What: fmt.Sprintf("chunk root of level %d", level)}
 	}
 	sb := v.super.Load()
+	g := sb.Geometry()
 	seen := make(map[disk.Logical]struct{})
 	var last disk.Key
 	var any bool
@@ -45,7 +46,7 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 			return nil, &CorruptError{Logical: at.addr, Tree: disk.TreeChunk, What: "chunk tree node is used twice"}
 		}
 		seen[at.addr] = struct{}{}
-		if err := v.ReadNode(ctx, at.addr, buf, at.check); err != nil {
+		if err := v.ReadNode(ctx, at.addr, buf, at.check(g)); err != nil {
 			return nil, fmt.Errorf("read chunk tree: %w", err)
 		}
 		n := disk.Node(buf)
@@ -57,7 +58,7 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 					return nil, &CorruptError{Logical: at.addr, Tree: disk.TreeChunk, Key: k, What: fmt.Sprintf("key is not above %v in the leaf before", last)}
 				}
 				last, any = k, true
-				if err := t.add(sb, k, n.ItemData(i)); err != nil {
+				if err := t.add(k, n.ItemData(i)); err != nil {
 					return nil, &CorruptError{Logical: at.addr, Tree: disk.TreeChunk, Key: k, What: "chunk tree item", Err: err}
 				}
 				continue
@@ -71,44 +72,45 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 }
 
 // check says whether n is the node that its parent points to.
-func (at visit) check(n disk.Node) error {
-	fail := func(format string, args ...any) error {
-		return &CorruptError{Tree: disk.TreeChunk, What: "chunk tree node", Err: fmt.Errorf(format, args...)}
+func (at visit) check(g disk.Geometry) func(disk.Node) error {
+	fail := func(err error) error {
+		return &CorruptError{Tree: disk.TreeChunk, What: "chunk tree node", Err: err}
 	}
-	if err := n.ValidateLayout(); err != nil {
-		return fail("%w", err)
+	return func(n disk.Node) error {
+		check := disk.CheckNode
+		if at.level == 0 {
+			check = disk.CheckLeaf
+		}
+		switch {
+		case n.Level() != at.level:
+			return fail(fmt.Errorf("level %d, want %d", n.Level(), at.level))
+		case n.Generation() != at.gen:
+			return fail(fmt.Errorf("generation %d, want %d", n.Generation(), at.gen))
+		case n.Owner() != disk.TreeChunk:
+			return fail(fmt.Errorf("owner %v", n.Owner()))
+		}
+		if err := check(n, g); err != nil {
+			return fail(err)
+		}
+		if at.first != nil && (n.NrItems() == 0 || n.Key(0) != *at.first) {
+			return fail(fmt.Errorf("first key is not %v, as its parent says", *at.first))
+		}
+		return nil
 	}
-	switch {
-	case n.Level() != at.level:
-		return fail("level %d, want %d", n.Level(), at.level)
-	case n.Generation() != at.gen:
-		return fail("generation %d, want %d", n.Generation(), at.gen)
-	case n.Owner() != disk.TreeChunk:
-		return fail("owner %v", n.Owner())
-	case at.first != nil && (n.NrItems() == 0 || n.Key(0) != *at.first):
-		return fail("first key is not %v, as its parent says", *at.first)
-	}
-	return nil
 }
 
-// add takes one item of a leaf.
-func (t *chunkTree) add(sb *disk.Superblock, k disk.Key, data []byte) error {
+// add takes one item of a leaf that CheckLeaf has passed.
+func (t *chunkTree) add(k disk.Key, data []byte) error {
 	switch {
 	case k.Type == disk.KeyDevItem && k.ObjectID == disk.DevItemsObjectID:
 		item, err := disk.ParseDevItem(data)
 		if err != nil {
 			return err
 		}
-		if uint64(item.DevID) != k.Offset {
-			return fmt.Errorf("device item of device %d", item.DevID)
-		}
 		t.devices = append(t.devices, item)
 	case k.Type == disk.KeyChunkItem && k.ObjectID == disk.FirstChunkTree:
 		c, err := disk.ParseChunk(data)
 		if err != nil {
-			return err
-		}
-		if err := checkChunk(sb, disk.Logical(k.Offset), &c); err != nil {
 			return err
 		}
 		t.chunks = append(t.chunks, disk.ChunkMapping{Logical: disk.Logical(k.Offset), Chunk: c})

@@ -20,8 +20,7 @@ func chunkOf(t testing.TB, flags disk.BlockGroupFlags, n int, stripeLen uint64) 
 		m.Stripes = append(m.Stripes, disk.Stripe{DevID: disk.DevID(i + 1), Offset: uint64(i) << 30})
 		devs[i] = missingDevice(disk.DevID(i+1), disk.UUID{})
 	}
-	sb := &disk.Superblock{SectorSize: 4096}
-	if err := checkChunk(sb, m.Logical, &m.Chunk); err != nil {
+	if err := m.Validate(disk.Geometry{SectorSize: 4096}); err != nil {
 		t.Fatal(err)
 	}
 	return &chunk{ChunkMapping: &m, profile: p, data: p.DataStripes(n), devs: devs}

@@ -58,74 +58,32 @@ func superOf(path string) *disk.Superblock {
 }
 
 // Members picks from what Scan found the other devices of the filesystem that
-// first belongs to: its members, and the devices of the seeds under it. The
-// device at first's own place, found under whatever name, is not among them.
-func Members(first blockdev.Device, found []Found) ([]string, error) {
-	sb := newestCopy(ReadSuperCopies(first))
-	if sb == nil {
-		return nil, &DeviceError{Name: first.Name(), Op: "open", Err: ErrNotBtrfs}
+// first belongs to: its members, and the devices of the seeds under it, which
+// only the chunk tree names. So it opens what was found, for reading, and
+// closes it again. The device that first is, found under whatever name, is not
+// among the result.
+func Members(ctx context.Context, first blockdev.Device, found []Found) (paths []string, err error) {
+	devs := []blockdev.Device{first}
+	defer func() {
+		for _, d := range devs[1:] {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	for _, f := range found {
+		d, err := blockdev.OpenFile(f.Path, blockdev.FileOptions{ReadOnly: true})
+		if err != nil {
+			return nil, err
+		}
+		devs = append(devs, d)
 	}
-	seeds, err := seedKeys(sb)
+	v, err := Open(ctx, devs, Options{Degraded: true})
 	if err != nil {
 		return nil, err
 	}
-	// One device of a seed stands in the system chunks; the rest of that seed
-	// has the same fsid.
-	seedFSIDs := make(map[disk.UUID]bool)
-	for i := range found {
-		f := found[i].Super
-		if seeds[deviceKey{f.DevItem.DevID, f.DevItem.UUID}] && !sameFilesystem(sb, f) {
-			seedFSIDs[f.FSID] = true
+	for _, d := range v.devices {
+		if d.dev != nil && d.dev != first {
+			paths = append(paths, d.name)
 		}
 	}
-	var out []string
-	for i := range found {
-		f := found[i].Super
-		if !sameFilesystem(sb, f) && !seedFSIDs[f.FSID] {
-			continue
-		}
-		if f.DevItem.DevID == sb.DevItem.DevID && f.DevItem.UUID == sb.DevItem.UUID {
-			same, err := sameFile(first.Name(), found[i].Path)
-			if err != nil {
-				return nil, err
-			}
-			if same {
-				continue
-			}
-		}
-		out = append(out, found[i].Path)
-	}
-	return out, nil
-}
-
-// seedKeys is every device that the system chunks name.
-func seedKeys(sb *disk.Superblock) (map[deviceKey]bool, error) {
-	system, err := sb.SystemChunks()
-	if err != nil {
-		return nil, &CorruptError{Tree: disk.TreeChunk, What: "system chunk array", Err: err}
-	}
-	out := make(map[deviceKey]bool)
-	for _, c := range system {
-		for _, s := range c.Stripes {
-			out[deviceKey{s.DevID, s.DevUUID}] = true
-		}
-	}
-	return out, nil
-}
-
-// sameFile says whether two names lead to one file. A device without a file
-// behind its name (a section, memory) is the same as none.
-func sameFile(a, b string) (bool, error) {
-	fa, err := os.Stat(a)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	fb, err := os.Stat(b)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(fa, fb), nil
+	return paths, nil
 }

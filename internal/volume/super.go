@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 	"gobtrfs/internal/csum"
 )
+
+// errUnfinished: mkfs or a conversion stopped before its end. The other copies
+// may still show what was there before; they must not be used.
+var errUnfinished = errors.New("mkfs or a conversion has not finished")
 
 // SuperCopy is one copy of a device's superblock as it was read.
 type SuperCopy struct {
@@ -46,7 +49,10 @@ func readSuperCopy(d blockdev.Device, off uint64) (*disk.Superblock, error) {
 	corrupt := func(what string, err error) error {
 		return &CorruptError{DevName: d.Name(), Physical: off, What: what, Err: err}
 	}
-	if !disk.HasMagic(b[:]) && !disk.IsUnfinished(b[:]) {
+	if disk.IsUnfinished(b[:]) {
+		return nil, corrupt("superblock", errUnfinished)
+	}
+	if !disk.HasMagic(b[:]) {
 		return nil, ErrNotBtrfs
 	}
 	sb, err := disk.ParseSuperblock(b[:])
@@ -62,28 +68,14 @@ func readSuperCopy(d blockdev.Device, off uint64) (*disk.Superblock, error) {
 	if sb.Bytenr != off {
 		return nil, corrupt(fmt.Sprintf("superblock says that it stands at %d", sb.Bytenr), nil)
 	}
-	if err := checkSuper(sb); err != nil {
-		return nil, corrupt("superblock", err)
-	}
-	return sb, nil
-}
-
-// checkSuper checks what this package relies on; features are gated elsewhere.
-func checkSuper(sb *disk.Superblock) error {
-	switch n, s := sb.NodeSize, sb.SectorSize; {
-	case bits.OnesCount32(s) != 1 || s < 4096 || s > 65536:
-		return fmt.Errorf("sector size %d", s)
-	case bits.OnesCount32(n) != 1 || n < s || n < disk.MinNodeSize || n > disk.MaxNodeSize:
-		return fmt.Errorf("node size %d with sector size %d", n, s)
-	case sb.RootLevel >= disk.MaxLevel || sb.ChunkRootLevel >= disk.MaxLevel || sb.LogRootLevel >= disk.MaxLevel:
-		return fmt.Errorf("root levels %d, %d, %d, want at most %d", sb.RootLevel, sb.ChunkRootLevel, sb.LogRootLevel, disk.MaxLevel-1)
-	}
-	for _, a := range [...]disk.Logical{sb.Root, sb.ChunkRoot, sb.LogRoot} {
-		if uint64(a)%uint64(sb.SectorSize) != 0 {
-			return fmt.Errorf("root at %d is not aligned to %d", uint64(a), sb.SectorSize)
+	// A superblock with features that are refused anyway need not keep the
+	// rules of those without, and the refusal says more.
+	if sb.IncompatFlags&^supportedIncompat == 0 {
+		if err := sb.Validate(); err != nil {
+			return nil, corrupt("superblock", err)
 		}
 	}
-	return nil
+	return sb, nil
 }
 
 // member is a device that has a valid superblock.
@@ -106,9 +98,6 @@ func (v *Volume) readSupers(devs []blockdev.Device, o Options) (*disk.Superblock
 		}
 		sb, err := v.deviceSuper(d, o.SuperMirror)
 		if err != nil {
-			if !errors.Is(err, ErrNotBtrfs) && !errors.Is(err, ErrCorrupt) {
-				return nil, nil, err
-			}
 			if firstErr == nil {
 				firstErr = err
 			}
@@ -201,13 +190,7 @@ func newestCopy(copies []SuperCopy) *disk.Superblock {
 	var best *disk.Superblock
 	for _, c := range copies {
 		if c.Err != nil {
-			// An unfinished mkfs must not be opened through what it has not
-			// overwritten yet.
-			if c.Mirror == 0 && errors.Is(c.Err, disk.ErrFormat) {
-				return nil
-			}
-			var unsupported *UnsupportedError
-			if c.Mirror == 0 && errors.As(c.Err, &unsupported) {
+			if c.Mirror == 0 && errors.Is(c.Err, errUnfinished) {
 				return nil
 			}
 			continue
