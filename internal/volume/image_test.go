@@ -157,6 +157,20 @@ type image struct {
 	data  map[disk.Logical][]byte // by start of a sumRange
 }
 
+// addSums takes a checksum item apart where it runs from one chunk into the
+// next.
+func (img *image) addSums(v *Volume, at disk.Logical, sums []byte) {
+	size, sector := v.Super().CsumType.Size(), int(v.Super().SectorSize)
+	for len(sums) > 0 {
+		n := len(sums)
+		if c, ok := v.Chunk(at); ok {
+			n = min(n, int(c.End()-at)/sector*size)
+		}
+		img.sums = append(img.sums, sumRange{at, sums[:n]})
+		at, sums = at+disk.Logical(n/size*sector), sums[n:]
+	}
+}
+
 // readAll reads everything through v: all nodes, all data with checksums.
 func readAll(ctx context.Context, v *Volume) (*image, error) {
 	img := &image{nodes: map[disk.Logical][]byte{}, data: map[disk.Logical][]byte{}}
@@ -168,7 +182,7 @@ func readAll(ctx context.Context, v *Volume) (*image, error) {
 		err := walkTree(ctx, v, root, func(n disk.Node) error {
 			img.nodes[n.Bytenr()] = bytes.Clone(n)
 			for i := 0; n.IsLeaf() && id == disk.TreeCsum && i < n.NrItems(); i++ {
-				img.sums = append(img.sums, sumRange{disk.Logical(n.Key(i).Offset), bytes.Clone(n.ItemData(i))})
+				img.addSums(v, disk.Logical(n.Key(i).Offset), bytes.Clone(n.ItemData(i)))
 			}
 			return nil
 		})
