@@ -126,13 +126,14 @@ func (s *synth) write(t testing.TB) []blockdev.Device {
 			t.Fatal(err)
 		}
 	}
-	for _, n := range append([]disk.Node{s.root}, s.leaves...) {
+	for i, n := range append([]disk.Node{s.root}, s.leaves...) {
 		sum := csum.Sum(s.sb.CsumType, n.Body())
 		copy(n.Csum(), sum[:])
-		// The place is the one that the unchanged system chunk gives.
-		off := uint64(n.Bytenr() - synthSystem)
-		put(1, disk.BlockReservedStart+off, n)
-		put(2, disk.BlockReservedStart+off, n)
+		// The place is the one that the unchanged system chunk gives, whatever
+		// the node says.
+		off := disk.BlockReservedStart + uint64(i)*synthNodeSize
+		put(1, off, n)
+		put(2, off, n)
 	}
 	var out []blockdev.Device
 	for i, m := range s.mem {
