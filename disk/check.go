@@ -42,7 +42,7 @@ func (e *ItemError) Unwrap() error { return ErrFormat }
 // allocates nothing.
 type checker struct {
 	n          Node
-	g          *Geometry
+	g          Geometry
 	sectorMask uint64
 	fsTree     bool // the leaf is of a subvolume
 
@@ -75,7 +75,7 @@ func CheckLeaf(n Node, g Geometry) error {
 	if count == 0 {
 		return checkEmpty(n)
 	}
-	c := checker{n: n, g: &g, sectorMask: uint64(g.SectorSize) - 1, fsTree: isFSTree(n.Owner())}
+	c := checker{n: n, g: g, sectorMask: uint64(g.SectorSize) - 1, fsTree: isFSTree(n.Owner())}
 	for c.slot = 0; c.slot < count; c.slot++ {
 		c.key, c.data = n.Key(c.slot), n.ItemData(c.slot)
 		if err := c.item(); err != nil {

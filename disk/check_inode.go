@@ -187,9 +187,9 @@ func (c *checker) extentData() error {
 	ram, algo, kind := le.Uint64(b[8:]), Compression(b[16]), FileExtentType(b[20])
 	switch {
 	case kind > FileExtentPrealloc:
-		return c.fail("type", kind, "%d to %d", FileExtentInline, FileExtentPrealloc)
+		return c.fail("type", uint8(kind), "%d to %d", uint8(FileExtentInline), uint8(FileExtentPrealloc))
 	case algo > CompressZstd:
-		return c.fail("compression", uint8(algo), "%d to %d", CompressNone, CompressZstd)
+		return c.fail("compression", uint8(algo), "%d to %d", uint8(CompressNone), uint8(CompressZstd))
 	case b[17] != 0:
 		return c.fail("encryption", b[17], "0")
 	}

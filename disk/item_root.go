@@ -160,7 +160,8 @@ type QgroupStatus struct {
 	EnableGen  TransID  // simple quotas only
 }
 
-// ParseQgroupStatus decodes a quota status item, 32 or (simple) 40 bytes.
+// ParseQgroupStatus decodes a quota status item of 40 or (before simple quotas
+// were invented) 32 bytes.
 func ParseQgroupStatus(b []byte) (QgroupStatus, error) {
 	if len(b) != 32 && len(b) != 40 {
 		return QgroupStatus{}, sizeError("qgroup status", len(b), 32)
@@ -172,13 +173,11 @@ func ParseQgroupStatus(b []byte) (QgroupStatus, error) {
 	return s, nil
 }
 
-// Append appends the item's bytes: 40 with simple quotas, else 32.
+// Append appends the item's bytes in the form of Linux 6.18: 40 bytes, also
+// without simple quotas.
 func (s *QgroupStatus) Append(b []byte) []byte {
-	for _, v := range [...]uint64{s.Version, uint64(s.Generation), s.Flags, uint64(s.Rescan)} {
+	for _, v := range [...]uint64{s.Version, uint64(s.Generation), s.Flags, uint64(s.Rescan), uint64(s.EnableGen)} {
 		b = le.AppendUint64(b, v)
-	}
-	if s.Flags&QgroupStatusSimpleMode != 0 {
-		b = le.AppendUint64(b, uint64(s.EnableGen))
 	}
 	return b
 }
