@@ -38,6 +38,13 @@ type maker struct {
 // an error or when ctx ends there is no valid superblock on any of them, if
 // anything was written at all.
 func Make(ctx context.Context, devs []blockdev.Device, o Options) (*Result, error) {
+	if !o.Force {
+		for _, d := range devs {
+			if err := refuseUsed(d); err != nil {
+				return nil, err
+			}
+		}
+	}
 	m, err := prepare(ctx, len(devs), o)
 	if err != nil {
 		return nil, err
@@ -201,8 +208,10 @@ func (m *maker) make(ctx context.Context, devs []blockdev.Device) (*Result, erro
 	if err := m.setDevices(devs); err != nil {
 		return nil, err
 	}
-	if err := m.clear(devs); err != nil {
-		return nil, err
+	for _, d := range devs {
+		if err := clearDevice(d, !m.plan.NoDiscard); err != nil {
+			return nil, fmt.Errorf("clear %s: %w", d.Name(), err)
+		}
 	}
 	if err := m.populate(ctx); err != nil {
 		return nil, m.explain(err)

@@ -100,23 +100,14 @@ func (m *maker) unspill() error {
 	return nil
 }
 
-// clear refuses devices that hold something, and takes away what they hold.
-func (m *maker) clear(devs []blockdev.Device) error {
-	if !m.plan.Force {
-		for _, d := range devs {
-			what, err := signature(d)
-			if err != nil {
-				return fmt.Errorf("look at %s: %w", d.Name(), err)
-			}
-			if what != "" {
-				return fmt.Errorf("%s holds %s: %w", d.Name(), what, ErrExists)
-			}
-		}
+// refuseUsed fails when a device holds something.
+func refuseUsed(d blockdev.Device) error {
+	what, err := signature(d)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", d.Name(), err)
 	}
-	for _, d := range devs {
-		if err := clearDevice(d, !m.plan.NoDiscard); err != nil {
-			return fmt.Errorf("clear %s: %w", d.Name(), err)
-		}
+	if what != "" {
+		return fmt.Errorf("%s holds %s: %w", d.Name(), what, ErrExists)
 	}
 	return nil
 }

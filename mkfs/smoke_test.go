@@ -4,26 +4,78 @@ import (
 	"testing"
 
 	"gobtrfs/blockdev"
+	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
 )
 
-func TestEmptyFilesystem(t *testing.T) {
-	img := oracle.Sparse(t, 1, 1<<30)[0]
-	d, err := blockdev.OpenFile(img, blockdev.FileOptions{})
+// attributes are what a populated filesystem takes over from its source.
+const attributes = manifest.Path | manifest.TypeField | manifest.Mode | manifest.UID | manifest.GID | manifest.Nlink |
+	manifest.Mtime | manifest.Rdev | manifest.Target | manifest.Xattrs | manifest.SHA256
+
+// makeOn makes a filesystem on image files.
+func makeOn(t *testing.T, o Options, images ...string) *Result {
+	t.Helper()
+	var devs []blockdev.Device
+	for _, img := range images {
+		d, err := blockdev.OpenFile(img, blockdev.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		devs = append(devs, d)
+	}
+	r, err := Make(t.Context(), devs, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Make(t.Context(), []blockdev.Device{d}, Options{}); err != nil {
-		t.Fatal(err)
+	return r
+}
+
+// judge asks btrfs check and the kernel about a filesystem made from dir.
+func judge(t *testing.T, dir string, images ...string) {
+	t.Helper()
+	oracle.CheckWith(t, oracle.CheckOptions{Data: true}, images...)
+	const v1 = "the kernel warns of every filesystem without a free-space tree"
+	m := oracle.Mount(t, "ro", images...)
+	m.AllowLog("space cache v1 is being deprecated", v1)
+	if dir != "" {
+		compareTrees(t, dir, m.Dir)
 	}
-	d.Close()
-	oracle.CheckWith(t, oracle.CheckOptions{Data: true}, img)
-	m := oracle.Mount(t, "ro", img)
 	m.Unmount()
-	m = oracle.Mount(t, "", img)
-	oracle.Run(t, "cp", "-a", "/usr/include", m.Dir)
+	m = oracle.Mount(t, "", images...)
+	m.AllowLog("space cache v1 is being deprecated", v1)
+	oracle.Scrub(t, m.Dir)
+	m.Unmount()
+}
+
+// compareTrees compares a source with a mounted copy.
+func compareTrees(t *testing.T, want, got string) {
+	t.Helper()
+	a := oracle.HostManifest(t, want, oracle.HostOptions{})
+	b := oracle.HostManifest(t, got, oracle.HostOptions{})
+	for i := range a { // directories count their subdirectories elsewhere
+		if a[i].Type == 'd' {
+			a[i].Nlink = 1
+		}
+	}
+	oracle.RequireSame(t, a, b, attributes)
+}
+
+func TestEmptyFilesystem(t *testing.T) {
+	img := oracle.Sparse(t, 1, 1<<30)
+	makeOn(t, Options{Label: "empty one"}, img...)
+	judge(t, "", img...)
+	m := oracle.Mount(t, "", img...)
+	oracle.Run(t, "cp", "-a", "/usr/include/linux", m.Dir)
 	m.Sync()
 	oracle.Scrub(t, m.Dir)
 	m.Unmount()
-	oracle.Check(t, img)
+	oracle.Check(t, img...)
+}
+
+func TestSampleTree(t *testing.T) {
+	dir := sampleTree(t)
+	img := oracle.Sparse(t, 1, 1<<30)
+	makeOn(t, Options{Source: Dir(dir)}, img...)
+	judge(t, dir, img...)
 }
