@@ -5,5 +5,6 @@ import "github.com/spf13/cobra"
 // verbs are the commands in the order in which help lists them. A new verb adds
 // its newXCmd here.
 var verbs = []func(*app) *cobra.Command{
+	newMkfsCmd,
 	newVersionCmd,
 }
