@@ -235,10 +235,6 @@ func (a *assembly) foreign(m *member) string {
 // chunks of the superblock, through which the tree was read and which
 // therefore win where the two differ.
 func (a *assembly) setChunks(system []disk.ChunkMapping, tree *chunkTree) error {
-	byID := make(map[disk.DevID]*device, len(a.v.devices))
-	for _, d := range a.v.devices {
-		byID[d.id] = d
-	}
 	all := slices.Clone(tree.chunks)
 	for _, s := range system {
 		i, found := slices.BinarySearchFunc(tree.chunks, s.Logical, func(c disk.ChunkMapping, l disk.Logical) int {
@@ -254,20 +250,7 @@ func (a *assembly) setChunks(system []disk.ChunkMapping, tree *chunkTree) error 
 		}
 		a.v.notice(Notice{Kind: NoticeSystemChunks, Text: fmt.Sprintf("the system chunk at %d is not the same in the superblock and in the chunk tree", uint64(s.Logical))})
 	}
-	for i := range all {
-		if err := a.checkPlaces(&all[i], byID); err != nil {
-			return err
-		}
-	}
-	if err := checkPhysicalOverlap(all); err != nil {
-		return err
-	}
-	m, err := buildMap(a.sb, all, func(s *disk.Stripe) *device { return byID[s.DevID] })
-	if err != nil {
-		return err
-	}
-	a.v.chunks.Store(m)
-	return nil
+	return a.v.SetChunks(all)
 }
 
 // checkStripePlace says whether a stripe reaches behind the device that holds
@@ -293,7 +276,7 @@ func sameChunk(a, b *disk.Chunk) bool {
 
 // checkPlaces checks that every stripe of a chunk lies on a device of the
 // filesystem, and within it.
-func (a *assembly) checkPlaces(c *disk.ChunkMapping, byID map[disk.DevID]*device) error {
+func checkPlaces(c *disk.ChunkMapping, byID map[disk.DevID]*device) error {
 	for i := range c.Stripes {
 		s := &c.Stripes[i]
 		d := byID[s.DevID]

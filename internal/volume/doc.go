@@ -17,7 +17,10 @@
 //
 // Concurrency: everything is safe for concurrent use. Reads take no lock. The
 // chunk map and the superblock are immutable once published, behind atomic
-// pointers; writers publish copies.
+// pointers; writers publish copies. One call reads one piece after another:
+// who wants several devices to work at the same time reads from several
+// goroutines, as the layers above do, and so no goroutine starts for a read
+// that is a copy out of the page cache.
 //
 // Memory: Open keeps one entry per chunk and per device. The chunk tree is
 // walked node by node, each address at most once, and a node counts only when

@@ -116,6 +116,88 @@ func TestHostileChunkTrees(t *testing.T) {
 	}
 }
 
+// What does not stop reading is told.
+func TestOddChunkTreesOpen(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*synth)
+		kind   NoticeKind
+		words  string
+	}{
+		{"system chunk only in the superblock", func(s *synth) {
+			array := s.sb.SysChunkArray
+			s.chunks = s.chunks[1:]
+			s.build()
+			s.sb.SysChunkArray = array
+		}, NoticeSystemChunks, "1048576"},
+		{"system chunk is shorter in the tree", func(s *synth) {
+			array := s.sb.SysChunkArray
+			s.chunks[0].Length /= 2
+			s.build()
+			s.sb.SysChunkArray = array
+		}, NoticeSystemChunks, "1048576"},
+		{"count of devices", func(s *synth) { s.sb.NumDevices = 9 }, NoticeDeviceCount, "9 devices"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSynth()
+			want := s.chunks[0]
+			c.change(s)
+			v := mustOpen(t, s.write(t), Options{})
+			requireNotice(t, v, c.kind, c.words)
+			if got, ok := v.Chunk(synthSystem); !ok || got.Length != want.Length {
+				t.Errorf("system chunk %+v, want that of the superblock", got)
+			}
+		})
+	}
+}
+
+// The chunk root of the backup serves when the current one is gone, but only
+// when a backup was asked for.
+func TestBackupChunkRoot(t *testing.T) {
+	s := newSynth()
+	s.sb.BackupRoots[2] = disk.RootBackup{TreeRoot: 32 << 20, TreeRootGen: 6, ChunkRoot: synthRoot, ChunkRootGen: 7, ChunkRootLevel: 1, BytesUsed: 1 << 20}
+	s.sb.ChunkRoot += 16 * synthNodeSize // nothing is there
+	devs := s.write(t)
+	if _, err := Open(t.Context(), devs, Options{}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("without a backup: %v", err)
+	}
+	v := mustOpen(t, devs, Options{BackupRoot: 1})
+	requireNotice(t, v, NoticeChunkRoot, "checksum mismatch")
+	if sb := v.Super(); sb.Root != 32<<20 || sb.Generation != 6 {
+		t.Errorf("root %d of generation %d", sb.Root, sb.Generation)
+	}
+}
+
+// A new chunk map is found at once; one that cannot be is refused and changes
+// nothing.
+func TestSetChunks(t *testing.T) {
+	s := newSynth()
+	v := mustOpen(t, s.write(t), Options{})
+	list := append([]disk.ChunkMapping{}, v.Chunks()...)
+	fresh := list[1] // single
+	fresh.Logical = list[len(list)-1].End()
+	fresh.Stripes = []disk.Stripe{{DevID: 3, Offset: 32 << 20, DevUUID: synthUUID(3)}}
+	if err := v.SetChunks(append(list, fresh)); err != nil {
+		t.Fatal(err)
+	}
+	want := []byte("in the new chunk")
+	if err := v.Write(t.Context(), fresh.Logical, want); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := s.mem[2].ReadAt(got, 32<<20); err != nil || string(got) != string(want) {
+		t.Errorf("device 3 has %q, %v", got, err)
+	}
+	overlap := fresh
+	overlap.Logical = fresh.End()
+	if err := v.SetChunks(append(list, fresh, overlap)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("two chunks on the same bytes: %v", err)
+	}
+	if len(v.Chunks()) != len(list)+1 {
+		t.Errorf("%d chunks after the refusal, want %d", len(v.Chunks()), len(list)+1)
+	}
+}
+
 // typed says whether an error is of a kind that a caller can tell apart.
 func typed(err error) bool {
 	var u *UnsupportedError

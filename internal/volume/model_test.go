@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -45,7 +46,7 @@ func arrayOf(flags disk.BlockGroupFlags, n int, stripeLen uint64, o Options) (*V
 
 // naiveFill writes data to the array the slow, obvious way: stripe element by
 // stripe element, from the words of the format and not from locate.
-func naiveFill(t *rapid.T, c *chunk, mem []*blockdev.Memory, data []byte) {
+func naiveFill(t rapid.TB, c *chunk, mem []*blockdev.Memory, data []byte) {
 	put := func(stripe int, row int, b []byte) {
 		if _, err := mem[stripe].WriteAt(b, int64(c.Stripes[stripe].Offset)+int64(row)*disk.StripeLen); err != nil {
 			t.Fatal(err)
@@ -157,6 +158,16 @@ func TestWriteReachesEveryCopy(t *testing.T) {
 		}
 		copy(data[off:], fresh)
 		buf := make([]byte, len(data))
+		if c.profile.Tolerated > 0 { // once more, to what is left of the array
+			v.devices[rapid.IntRange(0, n-1).Draw(t, "gone")].dev = nil
+			if err := v.Write(context.Background(), c.Logical, data); err != nil {
+				t.Fatal(err)
+			}
+			if err := v.ReadData(context.Background(), c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
+				t.Fatalf("degraded read after the degraded write: %v", err)
+			}
+			return
+		}
 		for m := 1; m <= c.mirrors(); m++ {
 			if err := v.ReadMirror(context.Background(), c.Logical, buf, m); err != nil || !bytes.Equal(buf, data) {
 				t.Fatalf("mirror %d after the write: %v", m, err)
@@ -206,6 +217,38 @@ func TestSpoiledSectors(t *testing.T) {
 			if err := v.ReadMirror(context.Background(), c.Logical, buf, mirror); err != nil || !bytes.Equal(buf, data) {
 				t.Fatalf("mirror %d after the repair: %v", mirror, err)
 			}
+		}
+	})
+}
+
+// Readers share nothing that is not meant to be shared: run with -race.
+func TestConcurrentReaders(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var log eventLog
+		v, c, mem := arrayOf(disk.BlockGroupRAID6, 5, 2*disk.StripeLen, Options{Events: log.events()})
+		data := randomBytes(t, int(c.Length))
+		naiveFill(t, c, mem, data)
+		sums := csum.AppendBlocks(nil, disk.CsumCRC32C, data, 4096)
+		s := c.locate(0, 1)
+		if _, err := mem[s.stripe].WriteAt([]byte{^data[0]}, int64(s.phys)); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for i := range errs {
+			wg.Go(func() {
+				buf := make([]byte, len(data))
+				if errs[i] = v.ReadData(context.Background(), c.Logical, buf, sums); errs[i] == nil && !bytes.Equal(buf, data) {
+					errs[i] = errors.New("wrong bytes")
+				}
+			})
+		}
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		if len(log.repaired) != len(errs) {
+			t.Fatalf("%d repairs, want %d", len(log.repaired), len(errs))
 		}
 	})
 }

@@ -80,19 +80,44 @@ func (v *Volume) readSegment(ctx context.Context, c *chunk, off uint64, s segmen
 	return c.devs[s.stripe].read(ctx, buf, s.phys)
 }
 
-// readFirst fills buf, every segment from the mirror that is best for it.
+// readFirst fills buf, every segment from the mirror that is best for it, or
+// from the next one when a device refuses.
 func (v *Volume) readFirst(ctx context.Context, c *chunk, off uint64, buf []byte) error {
 	for len(buf) > 0 {
 		o := c.order(off)
 		m, _ := o.next()
 		s := c.locate(off, m)
 		n := min(s.n, uint64(len(buf)))
-		if err := v.readSegment(ctx, c, off, s, buf[:n], m); err != nil {
+		err := v.readSegment(ctx, c, off, s, buf[:n], m)
+		if err != nil {
+			err = v.readNext(ctx, c, off, buf[:n], &o, m, err)
+		}
+		if err != nil {
 			return err
 		}
 		off, buf = off+n, buf[n:]
 	}
 	return nil
+}
+
+// readNext reads a segment from the mirrors that o has left, after mirror m
+// failed with err.
+func (v *Volume) readNext(ctx context.Context, c *chunk, off uint64, buf []byte, o *order, m int, err error) error {
+	var bad failures
+	for {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.addFailure(&bad, m, err)
+		var ok bool
+		if m, ok = o.next(); !ok {
+			return bad.err(c.Logical + disk.Logical(off))
+		}
+		if err = v.readSegment(ctx, c, off, c.locate(off, m), buf, m); err == nil {
+			v.afterFailures(c, off, buf, m, &bad)
+			return nil
+		}
+	}
 }
 
 // corrupt is an error about what mirror's copy at chunk offset off holds. A

@@ -154,7 +154,7 @@ func (v *Volume) deviceSuper(d blockdev.Device, only int) (*disk.Superblock, err
 			return nil, fmt.Errorf("%s: no room for superblock copy %d: %w", d.Name(), only, ErrNotBtrfs)
 		}
 		if c := copies[only]; c.Err != nil {
-			return nil, fmt.Errorf("%s: superblock copy %d: %w", d.Name(), only, c.Err)
+			return nil, named(d, fmt.Errorf("superblock copy %d: %w", only, c.Err))
 		}
 		return copies[only].Super, nil
 	}
@@ -162,7 +162,7 @@ func (v *Volume) deviceSuper(d blockdev.Device, only int) (*disk.Superblock, err
 	if best == nil {
 		for _, c := range copies {
 			if !errors.Is(c.Err, ErrNotBtrfs) {
-				return nil, fmt.Errorf("%s: %w", d.Name(), c.Err)
+				return nil, named(d, c.Err)
 			}
 		}
 		return nil, fmt.Errorf("%s: %w", d.Name(), ErrNotBtrfs)
@@ -182,6 +182,14 @@ func (v *Volume) deviceSuper(d blockdev.Device, only int) (*disk.Superblock, err
 		}
 	}
 	return best, nil
+}
+
+// named adds the device's name to an error that does not say it.
+func named(d blockdev.Device, err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", d.Name(), err)
 }
 
 // newestCopy is the valid copy with the highest generation, nil if there is

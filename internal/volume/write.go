@@ -65,6 +65,37 @@ func (c *chunk) writeCopies(off uint64, buf []byte) error {
 	return nil
 }
 
+// SetChunks publishes a new chunk map, in the place of the old one: chunks of
+// the transaction that is being written are found from then on. Readers go on
+// with whichever map they have. The devices stay the same. list is kept and
+// must not be changed.
+//
+// REQUIRES: one caller at a time.
+func (v *Volume) SetChunks(list []disk.ChunkMapping) error {
+	sb := v.super.Load()
+	byID := make(map[disk.DevID]*device, len(v.devices))
+	for _, d := range v.devices {
+		byID[d.id] = d
+	}
+	for i := range list {
+		if err := list[i].Validate(sb.Geometry()); err != nil {
+			return err
+		}
+		if err := checkPlaces(&list[i], byID); err != nil {
+			return err
+		}
+	}
+	if err := checkPhysicalOverlap(list); err != nil {
+		return err
+	}
+	m, err := buildMap(sb, list, func(s *disk.Stripe) *device { return byID[s.DevID] })
+	if err != nil {
+		return err
+	}
+	v.chunks.Store(m)
+	return nil
+}
+
 // Sync returns when all that was written before is durable on every member.
 // The devices flush at the same time.
 func (v *Volume) Sync() error {
