@@ -21,6 +21,7 @@ const (
 	rankFS
 	rankDevices
 	rankInfo
+	rankReserve
 )
 
 // ChunkWriter is what growth needs from the trees. Phase 1 of a chunk is

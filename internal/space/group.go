@@ -306,6 +306,7 @@ func (g *Group) unpin(t disk.TransID) Bytes {
 	}
 	if total > 0 {
 		g.toFree(counters{pinned: -total}, total)
+		g.failures = 0 // relocating what is left is another matter now
 	}
 	return total
 }

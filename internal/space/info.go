@@ -101,7 +101,7 @@ func (i *Info) Gen() Gen { return Gen(i.gen.Load()) }
 // into an extent with AllocExtent. On any error nothing is promised: the error
 // is a *SpaceError, what broke growth, the cause of ctx's end, or ErrAborted.
 func (i *Info) Reserve(ctx context.Context, n Bytes, c Class) error {
-	if i.free.take(n) {
+	if n >= 0 && i.free.take(n) {
 		if invariants.Enabled {
 			i.promised.Add(int64(n))
 		}
@@ -112,8 +112,9 @@ func (i *Info) Reserve(ctx context.Context, n Bytes, c Class) error {
 
 // Release gives back n promised bytes.
 func (i *Info) Release(n Bytes) {
-	if invariants.Enabled && i.promised.Add(-int64(n)) < 0 {
-		i.fs.Abort(invariants.Violated("more was released from %v than was promised", i.flags))
+	if n < 0 || invariants.Enabled && i.promised.Add(-int64(n)) < 0 {
+		i.fs.Abort(invariants.Violated("%d bytes of %v are released that nobody was promised", n, i.flags))
+		return
 	}
 	if !i.free.add(n) {
 		return

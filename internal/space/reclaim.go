@@ -65,7 +65,7 @@ func (fs *FS) ReclaimCandidates() []*Group {
 
 // ReclaimDone reports a relocation: progress says that unallocated space or
 // free space in one piece grew by it. After reclaimAttempts without, the group
-// is no candidate until something in it is freed or the devices change.
+// is no candidate until something in it is freed.
 func (g *Group) ReclaimDone(progress bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

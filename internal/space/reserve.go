@@ -1,9 +1,8 @@
 package space
 
 import (
-	"sync"
-
 	"gobtrfs/internal/invariants"
+	"gobtrfs/internal/lockrank"
 )
 
 // Reserve is a standing stock of promised bytes, for work that must not fail
@@ -17,7 +16,7 @@ type Reserve struct {
 	info      *Info
 	stealable bool
 
-	mu   sync.Mutex
+	mu   lockrank.Mutex
 	size Bytes // protected by mu
 	have Bytes // protected by mu; may exceed size after Give
 }
@@ -71,11 +70,16 @@ func (u Units) GlobalReserveSize(trees Bytes, freeSpaceTree, blockGroupTree bool
 }
 
 // NewReserve makes an empty reserve of size 0.
-func (i *Info) NewReserve() *Reserve { return &Reserve{info: i} }
+func (i *Info) NewReserve() *Reserve {
+	r := &Reserve{info: i}
+	r.mu.Init(rankReserve, 0)
+	return r
+}
 
 // standing makes a reserve that counts for the info's floor.
 func (i *Info) standing(stealable bool) *Reserve {
-	r := &Reserve{info: i, stealable: stealable}
+	r := i.NewReserve()
+	r.stealable = stealable
 	i.reserves = append(i.reserves, r)
 	return r
 }

@@ -1,0 +1,239 @@
+package space
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gobtrfs/disk"
+)
+
+// take reserves and allocates n bytes of data.
+func (s *sim) take(n Bytes) Range {
+	s.tb.Helper()
+	s.must(s.Data().Reserve(context.Background(), n, ClassNormal))
+	r, err := s.Data().AllocExtent(context.Background(), ExtentRequest{Want: n})
+	s.must(err)
+	return r
+}
+
+// D4: with room to spare, sizes keep to their own groups; when fewer than ten
+// chunks are unallocated, a hole of the wrong class is used before a new chunk
+// is made. Mutations that turned it red: scarceChunks 0; the class not set by
+// the first extent; not reset when the group is empty.
+func TestSizeClassesUntilSpaceIsScarce(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		device Bytes
+		chunks int
+	}{{"plenty", 100 * GiB, 3}, {"scarce", 9 * GiB, 1}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSim(t, simConfig{devs: []Bytes{c.device}})
+			var rs []Range
+			for range 3 {
+				for _, n := range []Bytes{64 * KiB, MiB, 16 * MiB} {
+					rs = append(rs, s.take(n))
+				}
+			}
+			if n := s.chunks(data); n != c.chunks {
+				t.Errorf("made %d chunks, want %d", n, c.chunks)
+			}
+			same := s.Group(rs[0].Start) == s.Group(rs[3].Start)
+			other := s.Group(rs[0].Start) != s.Group(rs[1].Start)
+			if !same || other != (c.name == "plenty") {
+				t.Errorf("small with small: %v, small apart from medium: %v", same, other)
+			}
+			g := s.Group(rs[0].Start)
+			for _, r := range rs {
+				s.must(s.ReturnExtent(r))
+			}
+			if g.class != SizeUnset {
+				t.Errorf("an empty group has class %d", g.class)
+			}
+		})
+	}
+}
+
+// Data may come in pieces; when space is scarce the longest hole is used
+// before a chunk is made, and at the very end every last sector. Mutation that
+// turned it red: anywhere without the final try of Min.
+func TestShortHolesAreUsedUp(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{devs: []Bytes{600 * MiB}})
+	d := s.Data()
+	ctx := context.Background()
+	for d.GrowPast(ctx, d.Gen(), 4096) == nil {
+	}
+	u := d.Usage()
+	free := u.Total - u.ReadOnly
+	s.must(d.Reserve(ctx, free, ClassNormal))
+	var singles []Range
+	for range 100 { // holes of one sector between single sectors
+		a, err := d.AllocExtent(ctx, ExtentRequest{Want: 4096})
+		s.must(err)
+		b, err := d.AllocExtent(ctx, ExtentRequest{Want: 4096, Hint: a.End()})
+		s.must(err)
+		if b.Start != a.End() {
+			t.Fatalf("hint %d not followed: %d", a.End(), b.Start)
+		}
+		s.must(s.MarkUsed(a))
+		singles = append(singles, b)
+	}
+	for _, b := range singles {
+		s.must(s.ReturnExtent(b))
+		s.must(d.Reserve(ctx, b.Length, ClassNoWait))
+	}
+	left := free - 100*4096
+	for pieces := 0; left > 0; pieces++ {
+		want := min(left, 64*MiB)
+		r, err := d.AllocExtent(ctx, ExtentRequest{Want: want, Min: 4096})
+		if err != nil {
+			t.Fatalf("%v left, %d pieces: %v", left, pieces, err)
+		}
+		left -= r.Length
+		if pieces > 400 {
+			t.Fatalf("cut up into more than %d pieces", pieces)
+		}
+	}
+	if u := d.Usage(); u.Reserved+u.Used != free || u.Promised != 0 || u.LargestHole != 0 {
+		t.Errorf("reserved %v, used %v of %v, largest hole %v", u.Reserved, u.Used, free, u.LargestHole)
+	}
+	var e *SpaceError
+	if _, err := d.AllocExtent(ctx, ExtentRequest{Want: 4096}); !errors.As(err, &e) || e.GrowthFailed == "" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := d.AllocExtent(ctx, ExtentRequest{Want: 4096, NoGrow: true}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("without growth: %v", err)
+	}
+	s.verify()
+}
+
+// A piece longer than any chunk would have is refused without making chunks:
+// else one impossible request would eat the filesystem.
+func TestImpossiblePieceMakesNoChunk(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{devs: []Bytes{100 * GiB}, dataSize: GiB})
+	s.must(s.Data().Reserve(t.Context(), 4*GiB, ClassNormal))
+	before := s.chunks(data)
+	_, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 2 * GiB})
+	if !errors.Is(err, ErrNoSpace) || s.chunks(data) != before {
+		t.Errorf("%v, %d chunks", err, s.chunks(data)-before)
+	}
+	// The same for bytes that the devices cannot give.
+	err = s.Data().Reserve(t.Context(), TiB, ClassNormal)
+	if !errors.Is(err, ErrNoSpace) || s.chunks(data) != before {
+		t.Errorf("%v, %d chunks", err, s.chunks(data)-before)
+	}
+}
+
+// loader reads free space that a test wrote down.
+type loader struct {
+	free  map[disk.Logical][]Range
+	err   error
+	calls atomic.Int64
+	begin chan struct{} // if set, a load waits here
+}
+
+func (l *loader) LoadFreeSpace(ctx context.Context, c *Chunk, yield func(Range) error) error {
+	l.calls.Add(1)
+	if l.begin != nil {
+		select {
+		case <-l.begin:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for _, r := range l.free[c.Start] {
+		if err := yield(r); err != nil {
+			return err
+		}
+	}
+	return l.err
+}
+
+// Free space is read when first needed, once, however many need it; before any
+// change of the group, so that what is read is the last commit's state.
+// Mutations that turned it red: freeExtent without load; load without the
+// semaphore.
+func TestFreeSpaceIsReadOnce(t *testing.T) {
+	t.Parallel()
+	l := &loader{free: map[disk.Logical][]Range{}}
+	s := newSim(t, simConfig{Config: Config{Loader: l}})
+	c := Chunk{Start: 10 << 30, Length: GiB, Flags: data, StripeSize: GiB, Stripes: []Stripe{{1, 10 << 30}}}
+	l.free[c.Start] = []Range{{c.Start + 4096, GiB - 8192}}
+	s.must(s.AddGroup(GroupSpec{Chunk: c, Used: 8192}))
+	for _, err := range herd(16, func(k int) error {
+		if k%2 == 0 {
+			return s.Data().Reserve(t.Context(), 4096, ClassNormal)
+		}
+		return s.Group(c.Start).load(t.Context())
+	}) {
+		s.must(err)
+	}
+	s.must(s.FreeExtent(t.Context(), Range{c.Start, 4096}, 1))
+	r, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 4096})
+	s.must(err)
+	if d := cmp.Diff(Range{c.Start + 4096, 4096}, r); d != "" {
+		t.Error(d)
+	}
+	if n := l.calls.Load(); n != 1 {
+		t.Errorf("read %d times", n)
+	}
+	s.verify()
+}
+
+// A group that cannot be read is no reason to say "no space": the reason is
+// reported, unless another group has the space; and a caller that gives up
+// while reading does not spoil the group.
+func TestUnreadableFreeSpace(t *testing.T) {
+	t.Parallel()
+	eio := errors.New("input/output error")
+	l := &loader{err: eio}
+	s := newSim(t, simConfig{Config: Config{Loader: l}, devs: []Bytes{3 * GiB}})
+	s.setFail(func(int) error { return ErrNoSpace })
+	c := Chunk{Start: 10 << 30, Length: GiB, Flags: data, StripeSize: GiB, Stripes: []Stripe{{1, 1 << 30}}}
+	s.must(s.AddGroup(GroupSpec{Chunk: c, Used: 8192}))
+	s.must(s.Data().Reserve(t.Context(), 2*MiB, ClassNormal))
+	l.begin = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Data().AllocExtent(ctx, ExtentRequest{Want: 4096}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled while reading: %v", err)
+	}
+	close(l.begin)
+	if _, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 4096}); !errors.Is(err, eio) {
+		t.Errorf("got %v, want the reason", err)
+	}
+	s.setFail(nil)
+	s.must(s.AddDevice(DeviceSpec{ID: 2, Size: 10 * GiB}))
+	if _, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 4096}); err != nil {
+		t.Errorf("a new chunk would have done: %v", err)
+	}
+}
+
+// What may be discarded after a commit is what it frees.
+func TestPinnedRanges(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{dataSize: GiB})
+	rs := s.write(s.Data(), 3*MiB)
+	r := rs[0]
+	for _, p := range []Range{{r.Start, MiB}, {r.Start + disk.Logical(MiB), 4096}} {
+		s.must(s.FreeExtent(t.Context(), p, s.running()))
+	}
+	later := Range{r.Start + disk.Logical(2*MiB), 4096}
+	s.must(s.FreeExtent(t.Context(), later, s.running()+1))
+	var got []Range
+	s.PinnedRanges(s.running(), func(r Range) bool { got = append(got, r); return true })
+	if d := cmp.Diff([]Range{{r.Start, MiB + 4096}}, got); d != "" {
+		t.Error(d)
+	}
+	s.commit()
+	if u := s.Data().Usage(); u.Pinned != 4096 {
+		t.Errorf("%v pinned, want the later transaction's 4 KiB", u.Pinned)
+	}
+}
