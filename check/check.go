@@ -160,7 +160,10 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 	for range c.o.Workers {
 		c.workers = append(c.workers, newWorker(c))
 	}
-	c.scan = &scanner{vol: vol, sb: sb, geo: c.geo, find: find, workers: c.o.Workers, fsids: c.nodeFSIDs()}
+	c.scan = &scanner{vol: vol, sb: sb, geo: c.geo, find: find, workers: c.o.Workers, fsids: c.nodeFSIDs(), stale: make(map[disk.DevID]bool)}
+	for _, d := range vol.Devices() {
+		c.scan.stale[d.ID] = d.Stale
+	}
 	c.notices()
 	if err := c.trees(); err != nil {
 		return nil, err
@@ -257,8 +260,7 @@ func (c *checker) compare() error {
 	if err := c.checkCsums(); err != nil {
 		return err
 	}
-	c.checkQuota()
-	return nil
+	return c.checkQuota()
 }
 
 // roundUp rounds up to whole sectors.
@@ -285,7 +287,7 @@ func (c *checker) notices() {
 		case volume.NoticeStale, volume.NoticeDuplicate, volume.NoticeFSIDChange:
 			f.Code = CodeDeviceSet
 		default:
-			f.Code, f.Severity = CodeDeviceSet, Warning
+			f.Code, f.Severity = CodeDeviceSet, Note
 		}
 		c.find.add(f)
 	}
@@ -320,11 +322,15 @@ func checkSuperCopy(d blockdev.Device, best *disk.Superblock, sc *volume.SuperCo
 		return // behind the filesystem's end
 	}
 	at := Place{Dev: best.DevItem.DevID, DevName: d.Name(), Physical: sc.Offset}
+	severity := Warning
+	if sc.Mirror == 0 {
+		severity = Error // Linux reads no other one when it mounts
+	}
 	switch {
 	case sc.Err != nil:
-		find.add(Finding{Code: CodeSuperCopy, Place: at, What: fmt.Sprintf("superblock copy %d: %v", sc.Mirror, sc.Err)})
+		find.add(Finding{Code: CodeSuperCopy, Severity: severity, Place: at, What: fmt.Sprintf("superblock copy %d: %v", sc.Mirror, sc.Err)})
 	case sc.Super.Generation != best.Generation || sc.Super.FSID != best.FSID:
-		find.add(Finding{Code: CodeSuperCopy, Place: at, What: fmt.Sprintf("superblock copy %d is of another commit", sc.Mirror),
+		find.add(Finding{Code: CodeSuperCopy, Severity: severity, Place: at, What: fmt.Sprintf("superblock copy %d is of another commit", sc.Mirror),
 			Expected: fmt.Sprintf("generation %d", best.Generation), Found: fmt.Sprintf("generation %d", sc.Super.Generation)})
 	}
 }

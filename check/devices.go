@@ -111,9 +111,6 @@ func (c *checker) checkDevItems(got []stripeRange) {
 	}
 	if total != c.sb.TotalBytes && len(c.devItems) > 0 {
 		f := Finding{Code: CodeSuper, What: "the size of the filesystem is not the sum of its devices' sizes", Expected: fmt.Sprint(total), Found: fmt.Sprint(c.sb.TotalBytes)}
-		if total/sector == c.sb.TotalBytes/sector {
-			f.Severity = Warning
-		}
 		c.find.add(f)
 	}
 	c.checkSuperDevItems()

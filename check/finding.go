@@ -12,7 +12,8 @@ type Severity uint8
 
 // Severities. Only errors make a filesystem damaged.
 const (
-	Note    Severity = iota // worth knowing, nothing is wrong
+	unset   Severity = iota // the code's own
+	Note                    // worth knowing, nothing is wrong
 	Warning                 // not as it should be; no data is at risk and nothing fails because of it
 	Error                   // damage
 )
@@ -220,7 +221,7 @@ const (
 var codes = map[Code]codeInfo{
 	CodeOpen:            {Error, meansOpen, false},
 	CodeSuper:           {Error, meansStructure, false},
-	CodeSuperCopy:       {Error, "the first good copy is used; the next commit or rescue rewrites the others", true},
+	CodeSuperCopy:       {Warning, "the first good copy is used; the next commit or rescue rewrites the others", true},
 	CodeDeviceSet:       {Warning, meansHarmless, false},
 	CodeDeviceMissing:   {Error, "what only this device holds cannot be read; add the device and check again", false},
 	CodeDeviceItem:      {Error, meansDevices, true},
@@ -283,7 +284,7 @@ var codes = map[Code]codeInfo{
 	CodeDataCopy:        {Error, meansBadCopy, true},
 	CodeMirrorsDiffer:   {Error, "there is no checksum to tell which copy is right", false},
 	CodeParity:          {Error, "if a device fails, its data is rebuilt wrongly; scrub --repair computes the parity anew", true},
-	CodeInodeCache:      {Note, "left over from a feature that was removed from Linux 5.11; harmless", true},
+	CodeInodeCache:      {Warning, "left over from a feature that Linux 5.11 removed; it only takes space", true},
 	CodeSubvolDropping:  {Note, "Linux goes on deleting it at the next mount", false},
 	CodeBalancePending:  {Note, "Linux goes on with it at the next mount", false},
 	CodeSearchCut:       {Warning, "there is more damage than is listed", false},

@@ -61,6 +61,9 @@ func (l *fileLeaf) next(ino uint64) {
 // been reported by CheckLeaf.
 func (l *fileLeaf) item(k disk.Key, b []byte) {
 	s := &l.cur
+	if k.ObjectID == disk.FreeInoObjectID {
+		l.w.bad(CodeInodeCache, Place{Tree: l.tree, Logical: l.info.addr}, "the subvolume has an inode cache")
+	}
 	switch k.Type {
 	case disk.KeyInodeItem:
 		if it, err := disk.ParseInodeItem(b); err == nil && !special(s.ino) {
@@ -212,7 +215,8 @@ func badFileExtent(f *disk.FileExtent) string {
 func (l *fileLeaf) data(f *disk.FileExtent) {
 	r := dataRange{uint64(f.DiskBytenr) + f.Offset, f.NumBytes, f.Type == disk.FileExtentPrealloc}
 	if f.Compression != disk.CompressNone {
-		r.start, r.length = uint64(f.DiskBytenr), f.DiskNumBytes
+		r.start, r.length, r.compressed = uint64(f.DiskBytenr), f.DiskNumBytes, true
+		l.cur.has |= hasCompressed
 	}
 	if l.cur.has&hasItem != 0 || l.body {
 		l.c.wantCsums(l.tree, &l.cur, r)

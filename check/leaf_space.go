@@ -36,7 +36,7 @@ func (c *checker) wantCsums(tree disk.ObjectID, s *inodeState, r dataRange) {
 	}
 	r.length = min(r.length, c.chunks[i].Length-(r.start-uint64(c.chunks[i].Logical)), maxDataExtent)
 	switch {
-	case !r.prealloc && s.iflags&disk.InodeNoDataSum == 0 && tree != disk.TreeRoot:
+	case !r.prealloc && (r.compressed || s.iflags&disk.InodeNoDataSum == 0) && tree != disk.TreeRoot:
 		c.needCsum.add(r.start, r.length)
 	default:
 		c.noCsum.add(r.start, r.length)

@@ -124,7 +124,10 @@ func (c *checker) visitUUID(info *nodeInfo, n disk.Node) {
 	for i := range n.NrItems() {
 		k := n.Key(i)
 		if k.Type != disk.KeyUUIDSubvol && k.Type != disk.KeyUUIDReceivedSubvol {
-			c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeUUID, Key: &k, Logical: info.addr}, What: "an item that the UUID tree does not hold"})
+			// Old versions of mkfs gave the tree a top directory.
+			if k.Type != disk.KeyInodeItem && k.Type != disk.KeyInodeRef {
+				c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeUUID, Key: &k, Logical: info.addr}, What: "an item that the UUID tree does not hold"})
+			}
 			continue
 		}
 		ids, err := disk.ParseUUIDItem(n.ItemData(i))

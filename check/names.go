@@ -64,12 +64,18 @@ func (c *checker) checkNames(res *rootResult) {
 	slices.SortFunc(records, func(a, b nameRecord) int {
 		return cmp.Or(cmp.Compare(a.ino, b.ino), cmp.Compare(a.dir, b.dir), cmp.Compare(a.index, b.index), cmp.Compare(a.name, b.name))
 	})
+	unlinked := make(map[uint64]bool)
+	for _, x := range res.rare {
+		for _, ino := range x.unlinked {
+			unlinked[ino] = true
+		}
+	}
 	for len(records) > 0 {
 		n := 1
 		for n < len(records) && records[n].ino == records[0].ino {
 			n++
 		}
-		c.matchNames(res.root.id, records[:n])
+		c.matchNames(res.root.id, records[:n], unlinked)
 		records = records[n:]
 	}
 	if cut {
@@ -129,7 +135,7 @@ func nameRecords(k disk.Key, b []byte, f func(*nameRecord)) {
 }
 
 // matchNames compares all names of one inode.
-func (c *checker) matchNames(tree disk.ObjectID, r []nameRecord) {
+func (c *checker) matchNames(tree disk.ObjectID, r []nameRecord, unlinked map[uint64]bool) {
 	var inode *nameRecord
 	for i := range r {
 		if r[i].inode {
@@ -141,8 +147,8 @@ func (c *checker) matchNames(tree disk.ObjectID, r []nameRecord) {
 	}
 	for i := range r {
 		n := &r[i]
-		if n.inode {
-			continue
+		if n.inode || unlinked[n.dir] {
+			continue // the entries of a directory that is being deleted do not count
 		}
 		if !n.ref {
 			switch {

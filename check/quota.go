@@ -1,6 +1,14 @@
 package check
 
-import "gobtrfs/disk"
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+
+	"gobtrfs/disk"
+)
 
 // qgroupInfo is a QGROUP_INFO item.
 type qgroupInfo struct {
@@ -8,6 +16,7 @@ type qgroupInfo struct {
 	disk.QgroupInfo
 }
 
+// qgroupRelation says that a qgroup is a member of one of a higher level.
 type qgroupRelation struct{ member, parent uint64 }
 
 // quotaState is what the quota tree says.
@@ -20,4 +29,223 @@ type quotaState struct {
 	relations []disk.Key
 }
 
-func (c *checker) checkQuota() {}
+// rootSets are interned sets of subvolumes, so that a set is a small number.
+// Set 0 is empty.
+type rootSets struct {
+	ids   map[string]int32
+	sets  [][]disk.ObjectID
+	union map[[2]int32]int32
+}
+
+func newRootSets() *rootSets {
+	return &rootSets{ids: map[string]int32{"": 0}, sets: [][]disk.ObjectID{nil}, union: make(map[[2]int32]int32)}
+}
+
+func (r *rootSets) intern(set []disk.ObjectID) int32 {
+	var key []byte
+	for _, id := range set {
+		key = binary.LittleEndian.AppendUint64(key, uint64(id))
+	}
+	if n, ok := r.ids[string(key)]; ok {
+		return n
+	}
+	n := int32(len(r.sets))
+	r.ids[string(key)] = n
+	r.sets = append(r.sets, set)
+	return n
+}
+
+func (r *rootSets) join(a, b int32) int32 {
+	switch {
+	case a == b || b == 0:
+		return a
+	case a == 0:
+		return b
+	case a > b:
+		a, b = b, a
+	}
+	if n, ok := r.union[[2]int32{a, b}]; ok {
+		return n
+	}
+	set := append(slices.Clone(r.sets[a]), r.sets[b]...)
+	slices.Sort(set)
+	n := r.intern(slices.Compact(set))
+	r.union[[2]int32{a, b}] = n
+	return n
+}
+
+// maxQuotaExtents is how many data extents are looked at in one pass.
+const maxQuotaExtents = 1 << 21
+
+// checkQuota counts what each qgroup refers to, and what nobody else does, and
+// compares. Simple quotas count by owner and are not recounted.
+func (c *checker) checkQuota() error {
+	q := &c.quota
+	if !q.hasStatus {
+		return nil
+	}
+	c.checkQgroupItems()
+	const unsure = disk.QgroupStatusRescan | disk.QgroupStatusInconsistent
+	switch {
+	case q.status.Flags&disk.QgroupStatusOn == 0 || q.status.Flags&disk.QgroupStatusSimpleMode != 0:
+		return nil
+	case q.status.Flags&unsure != 0:
+		c.find.add(Finding{Code: CodeQgroupState, Place: Place{Tree: disk.TreeQuota}, What: "quotas are marked as inconsistent, or a rescan has not finished"})
+		return nil
+	case c.hasBroken():
+		return nil
+	}
+	sets := newRootSets()
+	bytes, err := c.bytesBySet(sets)
+	if err != nil {
+		return err
+	}
+	c.compareQgroups(sets, bytes)
+	return nil
+}
+
+// checkQgroupItems checks that every qgroup has an info and a limit, and that
+// relations are kept in both directions.
+func (c *checker) checkQgroupItems() {
+	infos, limits := make(map[uint64]bool), make(map[uint64]bool)
+	for _, i := range c.quota.infos {
+		infos[i.id] = true
+	}
+	for _, l := range c.quota.limits {
+		limits[l] = true
+		if !infos[l] {
+			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota}, What: fmt.Sprintf("qgroup %s has a limit but no info", qgroupName(l))})
+		}
+	}
+	both := make(map[disk.Key]bool)
+	for _, k := range c.quota.relations {
+		both[k] = true
+	}
+	for _, k := range c.quota.relations {
+		if !both[disk.Key{ObjectID: disk.ObjectID(k.Offset), Type: k.Type, Offset: uint64(k.ObjectID)}] {
+			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: &k}, What: "a relation of qgroups is kept in one direction only"})
+		}
+	}
+}
+
+func qgroupName(id uint64) string { return fmt.Sprintf("%d/%d", id>>48, id&(1<<48-1)) }
+
+// bytesBySet adds up the bytes of all extents by the set of subvolumes that
+// reach them.
+func (c *checker) bytesBySet(sets *rootSets) (map[int32]uint64, error) {
+	f := &c.forests[2]
+	var of [disk.MaxLevel][]int32
+	for l := range f.levels {
+		of[l] = make([]int32, len(f.levels[l]))
+	}
+	for i := range f.roots {
+		r := &f.roots[i]
+		if j, ok := search(f.levels[r.level], r.addr); ok && r.id.IsSubvolume() {
+			of[r.level][j] = sets.join(of[r.level][j], sets.intern([]disk.ObjectID{r.id}))
+		}
+	}
+	bytes := make(map[int32]uint64)
+	for l := disk.MaxLevel - 1; l >= 0; l-- {
+		for i := range f.levels[l] {
+			s := of[l][i]
+			if s == 0 {
+				continue
+			}
+			bytes[s] += uint64(c.geo.NodeSize)
+			for _, k := range f.levels[l][i].kids {
+				if j, ok := search(f.levels[l-1], k.addr); ok {
+					of[l-1][j] = sets.join(of[l-1][j], s)
+				}
+			}
+		}
+	}
+	return bytes, c.dataBySet(sets, of[0], bytes)
+}
+
+// dataBySet is bytesBySet for data. Extents are looked at in as many passes as
+// keep memory within bounds.
+func (c *checker) dataBySet(sets *rootSets, leaves []int32, bytes map[int32]uint64) error {
+	type extent struct {
+		set    int32
+		length uint64
+	}
+	var count uint64
+	for _, w := range c.workers {
+		count += w.stats.Extents
+	}
+	passes := count/maxQuotaExtents + 1
+	f := &c.forests[2]
+	for p := range passes {
+		var mu sync.Mutex
+		extents := make(map[uint64]extent)
+		err := c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
+			j, ok := search(f.levels[0], info.addr)
+			if !ok || leaves[j] == 0 {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i := range n.NrItems() {
+				if n.Key(i).Type != disk.KeyExtentData {
+					continue
+				}
+				fe, err := disk.ParseFileExtent(n.ItemData(i))
+				if err != nil || fe.Type == disk.FileExtentInline || fe.DiskBytenr == 0 || c.hash.mix(uint64(fe.DiskBytenr), 1)%passes != p {
+					continue
+				}
+				e := extents[uint64(fe.DiskBytenr)]
+				extents[uint64(fe.DiskBytenr)] = extent{sets.join(e.set, leaves[j]), fe.DiskNumBytes}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range extents {
+			bytes[e.set] += e.length
+		}
+	}
+	return nil
+}
+
+// compareQgroups compares the counts of all qgroups.
+func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) {
+	above := make(map[uint64][]uint64)
+	for _, r := range c.quota.parents {
+		above[r.member] = append(above[r.member], r.parent)
+	}
+	type use struct{ rfer, excl uint64 }
+	got := make(map[uint64]use)
+	for s, n := range bytes {
+		in := make(map[uint64]int) // qgroup: how many of the set's subvolumes are in it
+		for _, root := range sets.sets[s] {
+			seen := make(map[uint64]bool)
+			todo := []uint64{uint64(root)}
+			for len(todo) > 0 {
+				q := todo[len(todo)-1]
+				todo = todo[:len(todo)-1]
+				if !seen[q] {
+					seen[q] = true
+					in[q]++
+					todo = append(todo, above[q]...)
+				}
+			}
+		}
+		for q, k := range in {
+			u := got[q]
+			u.rfer += n
+			if k == len(sets.sets[s]) {
+				u.excl += n
+			}
+			got[q] = u
+		}
+	}
+	slices.SortFunc(c.quota.infos, func(a, b qgroupInfo) int { return cmp.Compare(a.id, b.id) })
+	for _, i := range c.quota.infos {
+		u := got[i.id]
+		if i.Rfer != u.rfer || i.Excl != u.excl || i.RferCmpr != u.rfer || i.ExclCmpr != u.excl {
+			k := disk.Key{Type: disk.KeyQgroupInfo, Offset: i.id}
+			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: &k}, What: fmt.Sprintf("the counts of qgroup %s", qgroupName(i.id)),
+				Expected: fmt.Sprintf("%d referenced, %d exclusive", u.rfer, u.excl), Found: fmt.Sprintf("%d (%d) referenced, %d (%d) exclusive", i.Rfer, i.RferCmpr, i.Excl, i.ExclCmpr)})
+		}
+	}
+}

@@ -64,12 +64,13 @@ func (r *Report) Has(c Code) bool { return r.Counts[c] > 0 }
 
 // collector gathers findings. Safe for concurrent use.
 type collector struct {
-	mu     sync.Mutex
-	max    int
-	counts map[Code]int
-	list   []Finding
-	seen   map[findingKey]struct{}
-	event  func(Finding)
+	mu         sync.Mutex
+	max        int
+	counts     map[Code]int
+	bySeverity [Error + 1]int
+	list       []Finding
+	seen       map[findingKey]struct{}
+	event      func(Finding)
 }
 
 // findingKey tells a finding that was made twice, because a tree block is
@@ -97,7 +98,7 @@ func (c *collector) add(f Finding) {
 	if !ok {
 		info = codeInfo{Error, "", false}
 	}
-	if f.Severity == 0 {
+	if f.Severity == unset {
 		f.Severity = info.severity
 	}
 	if f.Means == "" {
@@ -121,6 +122,7 @@ func (c *collector) add(f Finding) {
 		c.list = append(c.list, f)
 	}
 	c.counts[f.Code] = n + 1
+	c.bySeverity[f.Severity]++
 	if n < c.max && c.event != nil {
 		c.event(f)
 	}
@@ -157,15 +159,7 @@ func (c *collector) counted(code Code) int {
 func (c *collector) report() *Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := &Report{Findings: c.list, Counts: c.counts}
-	for code, n := range c.counts {
-		switch codes[code].severity {
-		case Error:
-			r.Errors += n
-		case Warning:
-			r.Warnings += n
-		}
-	}
+	r := &Report{Findings: c.list, Counts: c.counts, Errors: c.bySeverity[Error], Warnings: c.bySeverity[Warning]}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.Code, b.Code),
 			cmp.Compare(a.Place.Tree, b.Place.Tree), cmp.Compare(a.Place.Inode, b.Place.Inode),

@@ -29,6 +29,7 @@ type scanner struct {
 	geo      disk.Geometry
 	fsids    []disk.UUID
 	find     *collector
+	stale    map[disk.DevID]bool
 	workers  int
 	progress func(nodes, bytes uint64)
 }
@@ -189,7 +190,11 @@ func (s *scanner) reportCopies(at *link, bad []copyError, good int) {
 		if errors.Is(b.err, volume.ErrMissingDevice) {
 			continue
 		}
-		s.find.add(Finding{Code: CodeNodeCopy, Place: s.locate(at.place(), b.mirror),
+		p, severity := s.locate(at.place(), b.mirror), Error
+		if s.stale[p.Dev] {
+			severity = Warning // it missed writes, which has been reported
+		}
+		s.find.add(Finding{Code: CodeNodeCopy, Severity: severity, Place: p,
 			What: fmt.Sprintf("a copy of a tree block is bad, copy %d is good: %v", good, b.err)})
 	}
 }
