@@ -213,7 +213,7 @@ func badFileExtent(f *disk.FileExtent) string {
 // data notes which data must have checksums. As long as the inode's flags are
 // not known, because its item is in a leaf further left, the range is kept.
 func (l *fileLeaf) data(f *disk.FileExtent) {
-	r := dataRange{uint64(f.DiskBytenr) + f.Offset, f.NumBytes, f.Type == disk.FileExtentPrealloc}
+	r := dataRange{start: uint64(f.DiskBytenr) + f.Offset, length: f.NumBytes, prealloc: f.Type == disk.FileExtentPrealloc}
 	if f.Compression != disk.CompressNone {
 		r.start, r.length, r.compressed = uint64(f.DiskBytenr), f.DiskNumBytes, true
 		l.cur.has |= hasCompressed
