@@ -70,7 +70,9 @@ type checker struct {
 	haveCsum  *sectorMap
 
 	forests     [3]forest // system trees; extents; the rest
-	logs        forest
+	logs        [2]forest // the tree of log trees; log trees
+	logHave     *sectorMap
+	logNeed     *sectorMap
 	groups      map[disk.Logical]*groupRecord // block groups that have a chunk
 	results     []rootResult
 	brokenTrees map[disk.ObjectID]bool // trees of which something could not be read, as far as asked for
