@@ -162,7 +162,7 @@ func (c *checker) chunkItem() error {
 			return err
 		}
 	}
-	if bad := checkChunk(Logical(c.key.Offset), c.data, c.g); bad != nil {
+	if bad := checkChunk(Logical(c.key.Offset), c.data, &c.g); bad != nil {
 		return c.fail(bad.field, bad.found, "%s", bad.want)
 	}
 	return nil
