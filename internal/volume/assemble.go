@@ -164,6 +164,11 @@ func (a *assembly) setDevices(items []disk.DevItem, o Options) error {
 			v.notice(Notice{Kind: NoticeStale, Dev: d.id, Name: d.name,
 				Text: fmt.Sprintf("stale: generation %d, the newest is %d; read only where there is no better copy", d.super.Generation, v.newestGeneration(a.given))})
 		}
+		if d.super.Bytenr != disk.SuperInfoOffset && !d.seed {
+			// The kernel looks at no other copy. What we write by another one
+			// might be a filesystem that was wiped on purpose.
+			v.forbidWriting(fmt.Sprintf("copy 0 of the superblock of device %d is not the newest valid one", d.id))
+		}
 		if d.size < item.TotalBytes {
 			v.notice(Notice{Kind: NoticeTruncated, Dev: d.id, Name: d.name,
 				Text: fmt.Sprintf("truncated: %d bytes, the filesystem says %d", d.size, item.TotalBytes)})

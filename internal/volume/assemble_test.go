@@ -126,6 +126,9 @@ func TestSuperblockCopies(t *testing.T) {
 		}
 		v := mustOpen(t, []blockdev.Device{d}, Options{})
 		requireNotice(t, v, NoticeSuperCopies, "copy 0", "checksum mismatch")
+		if len(v.ReadOnly()) == 0 {
+			t.Error("may be written by a superblock that the kernel does not see")
+		}
 		if v.Super().Bytenr != disk.SuperOffset(1) {
 			t.Errorf("used the copy at %d", v.Super().Bytenr)
 		}
@@ -445,6 +448,33 @@ func TestScanFindsMembers(t *testing.T) {
 	if err != nil || !slices.Equal(got, []string{images[0], images[2]}) {
 		t.Errorf("members %v, %v", got, err)
 	}
+}
+
+// After devices were added and removed the numbers have gaps, chunks of several
+// profiles stand side by side, and the removed device is no member.
+func TestDevicesAddedAndRemoved(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	images, files := kernelImage(t, 2, 384<<20, "-d", "raid1", "-m", "raid1")
+	removed := oracle.Copy(t, images[1])
+	added := filepath.Join(filepath.Dir(images[0]), "added.img")
+	oracle.Run(t, "truncate", "-s", "512M", added)
+	m := oracle.Mount(t, "", images...)
+	oracle.Run(t, "btrfs", "device", "add", "-f", attachLoop(t, added), m.Dir)
+	oracle.Run(t, "btrfs", "device", "remove", m.Loops[1], m.Dir)
+	oracle.Run(t, "btrfs", "balance", "start", "-dconvert=raid0", "-mconvert=raid1", "--force", m.Dir)
+	m.Unmount()
+	v := mustOpen(t, openFiles(t, images[0], removed, images[1], added), Options{})
+	requireNotice(t, v, NoticeForeign, removed, "device 2 is no longer part")
+	requireNotice(t, v, NoticePlaceholder, images[1], "no btrfs superblock")
+	if d := v.Devices(); len(d) != 2 || d[0].ID != 1 || d[1].ID != 3 || d[1].Name != added {
+		t.Errorf("devices %+v", d)
+	}
+	requireFiles(t, v, files)
+	img, err := readAll(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireMirrors(t, v, img)
 }
 
 // btrfstune -m gives every member a new fsid in two steps. Whatever member was

@@ -194,9 +194,6 @@ func askedFirst(t *testing.T, v *Volume, img *image, id disk.DevID) bool {
 
 // testFailing lets the whole of each device fail to be read after Open.
 func testFailing(t *testing.T, c profileCase, devs []blockdev.Device, img *image) {
-	if c.tolerated == 0 {
-		t.Skip("no other device has the bytes")
-	}
 	for i := range devs {
 		bad := slices.Clone(devs)
 		f := &failing{Device: devs[i]}
@@ -205,11 +202,15 @@ func testFailing(t *testing.T, c profileCase, devs []blockdev.Device, img *image
 		v := mustOpen(t, bad, Options{Events: log.events()})
 		f.to = 1 << 60
 		got, err := readAll(t.Context(), v)
-		if err != nil {
+		var dev *DeviceError
+		switch {
+		case err == nil:
+			requireSame(t, img, got)
+		case c.tolerated > 0:
 			t.Errorf("device %d fails: %v", i+1, err)
-			continue
+		case !errors.As(err, &dev) || dev.Dev != v.devices[i].id:
+			t.Errorf("device %d fails: the error does not name it: %v", i+1, err)
 		}
-		requireSame(t, img, got)
 		if asked := askedFirst(t, v, img, v.devices[i].id); asked != (len(log.failed) > 0) {
 			t.Errorf("device %d fails, read first: %v, events: %d", i+1, asked, len(log.failed))
 		}
