@@ -168,6 +168,15 @@ func attach(t testing.TB, readOnly bool, images []string) []string {
 	return loops
 }
 
+// Attached lets f work on the images as loop devices, for tools that find the
+// members of a filesystem among the block devices only.
+func Attached(t testing.TB, images []string, f func(loops []string)) {
+	t.Helper()
+	loops := attach(t, false, images)
+	defer detach(t, loops)
+	f(loops)
+}
+
 // detach lets the kernel forget the devices as members of a filesystem, which
 // it would otherwise remember by path, and frees them.
 func detach(t testing.TB, loops []string) {
