@@ -526,6 +526,8 @@ func TestRules(t *testing.T) {
 }
 
 func TestRulesThatDependOnGeometry(t *testing.T) {
+	cache := buildLeaf(TreeExtent, testItem{Key{4096, KeyExtentItem, 4096}, extentItem(1, ExtentFlagData, nil, dataRef(FreeInoObjectID, 1))})
+	reloc := buildLeaf(TreeRoot, testItem{Key{TreeReloc, KeyRootItem, uint64(TreeDataReloc)}, goodRoot()})
 	stripe := buildLeaf(TreeRaidStripe, testItem{Key{4096, KeyRaidStripe, 4096}, make([]byte, 32)})
 	odd := buildLeaf(TreeRaidStripe, testItem{Key{4096, KeyRaidStripe, 4096}, make([]byte, 17)})
 	unaligned := buildLeaf(TreeRaidStripe, testItem{Key{5, KeyRaidStripe, 4096}, make([]byte, 16)})
@@ -538,6 +540,10 @@ func TestRulesThatDependOnGeometry(t *testing.T) {
 		change func(g *Geometry)
 		want   string
 	}{
+		{"extent of the inode cache", cache, func(*Geometry) {}, ""},
+		{"extent of the inode cache, for writing", cache, func(g *Geometry) { g.Writable = true }, "objectid 18446744073709551604"},
+		{"relocation of the relocation tree", reloc, func(*Geometry) {}, ""},
+		{"relocation of the relocation tree, for writing", reloc, func(g *Geometry) { g.Writable = true }, "key offset 18446744073709551607"},
 		{"raid stripe", stripe, func(g *Geometry) { g.IncompatFlags |= IncompatRaidStripeTree }, ""},
 		{"raid stripe of odd size", odd, func(g *Geometry) { g.IncompatFlags |= IncompatRaidStripeTree }, "item size 17"},
 		{"raid stripe at an odd address", unaligned, func(g *Geometry) { g.IncompatFlags |= IncompatRaidStripeTree }, "key objectid 5"},

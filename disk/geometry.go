@@ -8,7 +8,8 @@ type Geometry struct {
 	IncompatFlags uint64
 	CompatROFlags uint64
 	Generation    TransID // of the superblock
-	// Writable refuses items too that only a reader may ignore.
+	// Writable refuses items too that only a reader may ignore, and such that
+	// earlier kernels wrote and Linux 6.18 refuses.
 	Writable bool
 }
 
