@@ -120,7 +120,8 @@ func (c *checker) checkRootItem(r *rootRecord, at Place) {
 	if id.IsSubvolume() && it.DropLevel > it.Level {
 		bad("the level where the deletion of a subvolume stopped", fmt.Sprintf("at most %d", it.Level), fmt.Sprint(it.DropLevel))
 	}
-	if id != disk.TreeReloc && !id.IsSubvolume() && it.Refs != 1 {
+	// Linux makes the quota tree without a reference.
+	if id != disk.TreeReloc && id != disk.TreeQuota && !id.IsSubvolume() && it.Refs != 1 {
 		bad("references to a tree", "1", fmt.Sprint(it.Refs))
 	}
 }
