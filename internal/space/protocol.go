@@ -593,3 +593,50 @@ func (p *Protocol) Clone() Protocol {
 	}
 	return c
 }
+
+// AppendState appends what the future depends on, and nothing else: counters
+// that only matter by comparison (Gen, Epoch, progress) appear as comparisons.
+// Two states with equal bytes behave alike for ever; the explorer's state space
+// is finite because of that. Bytes are appended, not errors: a cause shows as
+// its presence.
+func (p *Protocol) AppendState(b []byte) []byte {
+	flag := func(on bool) {
+		if on {
+			b = append(b, 1)
+		} else {
+			b = append(b, 0)
+		}
+	}
+	flag(p.aborted != nil)
+	for lane := range p.busy {
+		flag(p.busy[lane])
+		if p.busy[lane] {
+			b = append(b, byte(p.stage[lane]+1))
+		}
+	}
+	b = append(b, byte(p.attempts))
+	if full := p.full.valid && p.full.epoch == p.epoch; full {
+		b = appendBytes(appendBytes(append(b, 1), p.full.limit), p.full.piece)
+	} else {
+		b = append(b, 0)
+	}
+	if p.Growing() {
+		b = appendBytes(appendBytes(b, p.spec.Need), p.spec.Piece)
+	}
+	for q := range p.queues {
+		b = append(b, byte(len(p.queues[q])))
+		for i := range p.queues[q] {
+			t := &p.queues[q][i]
+			b = append(b, byte(t.ID), byte(t.Class), byte(t.todo), byte(t.running), t.rounds)
+			flag(t.Seen < p.gen)
+			flag(t.since != p.progress)
+			flag(t.noGrow)
+			flag(t.cause != nil)
+		}
+	}
+	return b
+}
+
+func appendBytes(b []byte, n Bytes) []byte {
+	return append(b, byte(n), byte(n>>8), byte(n>>16), byte(n>>24), byte(n>>32), byte(n>>40), byte(n>>48), byte(n>>56))
+}
