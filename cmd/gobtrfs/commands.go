@@ -6,5 +6,6 @@ import "github.com/spf13/cobra"
 // its newXCmd here.
 var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
+	newCheckCmd,
 	newVersionCmd,
 }

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"gobtrfs/blockdev"
+	"gobtrfs/check"
+)
+
+func newCheckCmd(a *app) *cobra.Command {
+	var o checkFlags
+	cmd := &cobra.Command{
+		Use:   "check IMAGE",
+		Short: "Verify a whole filesystem and say what is wrong",
+		Long: `check reads a filesystem and says what is wrong with it. It changes nothing.
+
+Every tree, every reference and all free space is checked; --verify-data reads
+the data too. Findings have a stable code, a severity, the place, and what they
+mean. Exit codes: 0 nothing is wrong, 3 damage was found, 1 the check could not
+be done.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), a, append(args, o.devices...))
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.devices, "device", nil, "further member of the filesystem (repeatable)")
+	f.BoolVar(&o.verify, "verify-data", false, "read all data and verify every copy of it, and parity")
+	f.BoolVar(&o.json, "json", false, "print one JSON object a line: findings, then a summary")
+	f.BoolVar(&o.progress, "progress", false, "show progress on standard error")
+	f.IntVar(&o.max, "max-findings", check.DefaultMaxFindings, "findings of one kind that are listed; all are counted")
+	f.IntVar(&o.workers, "workers", 0, "goroutines (0: one for each CPU)")
+	return cmd
+}
+
+type checkFlags struct {
+	devices                []string
+	verify, json, progress bool
+	max, workers           int
+}
+
+// openMembers opens devices for reading.
+func openMembers(paths []string) (devs []blockdev.Device, closeAll func(), err error) {
+	closeAll = func() {
+		for _, d := range devs {
+			d.Close()
+		}
+	}
+	for _, p := range paths {
+		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: true})
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		devs = append(devs, d)
+	}
+	return devs, closeAll, nil
+}
+
+func (o *checkFlags) run(ctx context.Context, a *app, paths []string) error {
+	devs, closeAll, err := openMembers(paths)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	var last atomic.Pointer[check.Progress]
+	opt := check.Options{VerifyData: o.verify, MaxFindings: o.max, Workers: o.workers, Progress: func(p check.Progress) { last.Store(&p) }}
+	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load()) })
+	r, err := check.Run(ctx, devs, opt)
+	st.Close()
+	if err != nil {
+		return err
+	}
+	if o.json {
+		err = reportJSON(a, r)
+	} else {
+		reportText(a, r)
+	}
+	if err == nil && r.Damaged() {
+		err = codeError{code: exitDamage}
+	}
+	return err
+}
+
+func checkProgress(p *check.Progress) string {
+	switch {
+	case p == nil:
+		return "starting"
+	case p.Total == 0:
+		return fmt.Sprintf("%s: %.1f MiB", p.Phase, float64(p.Done)/(1<<20))
+	}
+	return fmt.Sprintf("%s: %.1f of about %.1f MiB (%d %%)", p.Phase, float64(p.Done)/(1<<20), float64(p.Total)/(1<<20), min(p.Done*100/p.Total, 100))
+}
+
+// checkSummary is the last line of --json.
+type checkSummary struct {
+	Summary  bool               `json:"summary"`
+	Clean    bool               `json:"clean"`
+	Complete bool               `json:"complete"`
+	Errors   int                `json:"errors"`
+	Warnings int                `json:"warnings"`
+	Counts   map[check.Code]int `json:"counts"`
+	Stats    check.Stats        `json:"stats"`
+}
+
+func reportJSON(a *app, r *check.Report) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	for i := range r.Findings {
+		if err := e.Encode(&r.Findings[i]); err != nil {
+			return err
+		}
+	}
+	return e.Encode(checkSummary{true, !r.Damaged(), r.Complete, r.Errors, r.Warnings, r.Counts, r.Stats})
+}
+
+// reportText prints the summary first, then each kind of finding with what it
+// means, then the findings.
+func reportText(a *app, r *check.Report) {
+	w := a.out
+	switch {
+	case !r.Complete:
+		fmt.Fprintln(w, "DAMAGED: the filesystem could not be opened, so nothing below that was checked")
+	case r.Damaged():
+		fmt.Fprintf(w, "DAMAGED: %d errors, %d warnings\n", r.Errors, r.Warnings)
+	case r.Warnings > 0:
+		fmt.Fprintf(w, "clean, with %d warnings\n", r.Warnings)
+	default:
+		fmt.Fprintln(w, "clean")
+	}
+	if s := &r.Stats; r.Complete {
+		fmt.Fprintf(w, "%d tree blocks of %d trees, %d inodes, %d names, %d extents, %d bytes in use\n", s.Nodes, s.Trees, s.Inodes, s.Names, s.Extents, s.BytesUsed)
+		if s.Verified > 0 {
+			fmt.Fprintf(w, "%d bytes of data verified\n", s.Verified)
+		}
+	}
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if i == 0 || r.Findings[i-1].Code != f.Code || r.Findings[i-1].Severity != f.Severity {
+			repair := ""
+			if f.Repairable {
+				repair = "; can be repaired"
+			}
+			fmt.Fprintf(w, "\n%v %s, %d found: %s%s\n", f.Severity, f.Code, r.Counts[f.Code], f.Means, repair)
+		}
+		fmt.Fprintf(w, "  %s\n", f.Detail())
+	}
+}
