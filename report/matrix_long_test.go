@@ -17,3 +17,6 @@ func matrix() []image {
 	}
 	return all
 }
+
+// logSeeds is how many random histories an unclean log is made from.
+const logSeeds = 100
