@@ -60,7 +60,8 @@ type checker struct {
 // layout of its items, and of each item that it is whole, that its fields hold
 // what they may hold, and that it fits the item before it. It rejects what the
 // tree checker of Linux 6.18 rejects, and items that the decoders of this
-// package would refuse. The error is an *ItemError or wraps ErrFormat.
+// package would refuse; without g.Writable it lets pass what only earlier kernels
+// wrote. The error is an *ItemError or wraps ErrFormat.
 //
 // It looks at nothing outside the leaf, and allocates nothing if the leaf is
 // good. Checksum, fsid, address and generation are the caller's to compare.

@@ -596,7 +596,7 @@ func TestHeaders(t *testing.T) {
 		{"keys falling", leaf(func(n Node) { n.SetItem(1, Key{256, 1, 0}, n.ItemOffset(1), 160) }), "not above", "not above"},
 		{"hole between items", leaf(func(n Node) { n.SetItem(1, Key{258, 1, 0}, n.ItemOffset(1)-1, 160) }), "does not end at", "does not end at"},
 		{"item behind the end", leaf(func(n Node) { n.SetItem(0, Key{257, 1, 0}, 4000, 160) }), "does not end at", "does not end at"},
-		{"item of 4 GiB", leaf(func(n Node) { n.SetItem(0, Key{257, 1, 0}, 0, 1<<32-1) }), "does not end at", "does not end at"},
+		{"item of 4 GiB", leaf(func(n Node) { n.SetItem(0, Key{257, 1, 0}, 0, -1) }), "does not end at", "does not end at"},
 		{"more items than fit", leaf(func(n Node) { n.SetNrItems(4000) }), "4000 items", "4000 items"},
 		{"empty leaf without owner", leaf(func(n Node) { n.SetNrItems(0); n.SetOwner(0) }), "owner 0", "level 0"},
 		{"empty leaf of relocation", leaf(func(n Node) { n.SetNrItems(0); n.SetFlags(3) }), "", "level 0"},
