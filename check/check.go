@@ -313,6 +313,13 @@ func checkSupers(devs []blockdev.Device, find *collector) {
 				find.add(Finding{Code: CodeSuper, Place: Place{Dev: best.DevItem.DevID, DevName: d.Name()}, What: line})
 			}
 		}
+		if best.StripeSize != best.SectorSize {
+			find.add(Finding{Code: CodeSuper, Place: Place{Dev: best.DevItem.DevID, DevName: d.Name()}, What: "the stripe size is not the sector size",
+				Expected: fmt.Sprint(best.SectorSize), Found: fmt.Sprint(best.StripeSize)})
+		}
+		if ro := best.CompatROFlags; ro&disk.CompatROFreeSpaceTreeValid != 0 && ro&disk.CompatROFreeSpaceTree == 0 {
+			find.add(Finding{Code: CodeSuper, Place: Place{Dev: best.DevItem.DevID, DevName: d.Name()}, What: "the free-space tree is marked as valid, but not as being there"})
+		}
 		for _, sc := range copies {
 			checkSuperCopy(d, best, &sc, find)
 		}

@@ -119,7 +119,14 @@ func (c *checker) checkDevItems(got []stripeRange) {
 // checkSuperDevItems compares each device's own superblock with its item.
 func (c *checker) checkSuperDevItems() {
 	for _, d := range c.vol.Devices() {
-		if d.Missing || d.Seed || d.Stale || d.Super == nil {
+		if d.Missing || d.Stale || d.Super == nil {
+			continue
+		}
+		if d.Seed {
+			if d.Item.FSID != d.Super.NodeFSID() {
+				c.find.add(Finding{Code: CodeDeviceItem, Place: Place{Dev: d.ID, DevName: d.Name, Physical: d.Super.Bytenr},
+					What: "the superblock and the device item differ in the fsid", Expected: d.Super.NodeFSID().String(), Found: d.Item.FSID.String()})
+			}
 			continue
 		}
 		own, item := d.Super.DevItem, d.Item

@@ -167,6 +167,7 @@ const (
 	CodeNodeOrder       Code = "node-order"
 	CodeNodePlace       Code = "node-place"
 	CodeItem            Code = "item"
+	CodeItemUnknown     Code = "item-unknown"
 	CodeTreeRoot        Code = "tree-root"
 	CodeTreeMissing     Code = "tree-missing"
 	CodeExtentMissing   Code = "extent-missing"
@@ -241,6 +242,7 @@ var codes = map[Code]codeInfo{
 	CodeNodeOrder:       {Error, "searches below this place can miss what is there; do not mount it for writing", true},
 	CodeNodePlace:       {Error, meansStructure, false},
 	CodeItem:            {Error, meansStructure, false},
+	CodeItemUnknown:     {Warning, "Linux ignores it; it may be of a newer version", false},
 	CodeTreeRoot:        {Error, meansLost, false},
 	CodeTreeMissing:     {Error, "Linux does not mount it, or mounts it for reading only", false},
 	CodeExtentMissing:   {Error, meansRefs, true},

@@ -86,9 +86,13 @@ func (fo *folder) fold(at *link) *folded {
 		out = fo.leaf(info)
 	} else {
 		out = &folded{seg: segment{empty: true}}
+		by := info.owner
+		if info.full {
+			by = 0
+		}
 		for i := range info.kids {
 			k := &info.kids[i]
-			sub := fo.fold(&link{addr: k.addr, gen: k.gen, first: k.key, parent: info.addr, owner: at.owner, level: info.level - 1, kind: at.kind})
+			sub := fo.fold(&link{addr: k.addr, gen: k.gen, first: k.key, parent: info.addr, owner: at.owner, level: info.level - 1, kind: at.kind, by: by})
 			fo.follow(info, i, out, sub)
 		}
 	}
@@ -100,6 +104,7 @@ func (fo *folder) fold(at *link) *folded {
 
 // compare checks a block against one more pointer to it; scan has compared one.
 func (fo *folder) compare(at *link, info *nodeInfo) {
+	info.owned = info.owned || at.by == info.owner
 	if at.gen != info.gen {
 		fo.c.find.add(Finding{Code: CodeNodeGeneration, Place: at.place(), What: "a tree block has not the generation that " + at.source() + " wants",
 			Expected: fmt.Sprint(uint64(at.gen)), Found: fmt.Sprint(uint64(info.gen))})
@@ -239,5 +244,21 @@ func (fo *folder) settle(sub *folded, s *inodeState) {
 			fo.c.wantCsums(fo.tree, s, r)
 		}
 		x.deferred = nil
+	}
+}
+
+// owners checks that each block whose references are not by parent has one in
+// the name of the tree that it was made for. When that tree gives the block up
+// while others use it, Linux turns the references into ones by parent.
+func (fo *folder) owners() {
+	for l := range fo.f.levels {
+		for i := range fo.f.levels[l] {
+			n := &fo.f.levels[l][i]
+			if n.bad || n.full || n.owned || n.kind != kindFile || n.owner == disk.TreeReloc {
+				continue
+			}
+			fo.c.find.add(Finding{Code: CodeNodeOwner, Place: Place{Logical: n.addr, Tree: n.owner},
+				What: "a tree block is not used by the tree that it says it was made for"})
+		}
 	}
 }

@@ -38,6 +38,8 @@ type link struct {
 	level  int8
 	root   bool
 	kind   treeKind
+	// by is the tree in whose name the reference is kept; 0: it is by parent.
+	by disk.ObjectID
 }
 
 // treeRoot is a tree to walk.
@@ -64,6 +66,7 @@ type nodeInfo struct {
 	kind  treeKind
 	bad   bool // could not be read: nothing else is known
 	full  bool // its references are by parent (FULL_BACKREF)
+	owned bool // one reference to it is in the name of its owner
 	items int32
 	// dropped: the first slots were released by an unfinished deletion.
 	dropped int32

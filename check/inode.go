@@ -203,10 +203,16 @@ type badFunc func(code Code, what, want, got string)
 // links checks the number of names. The inodes of the data relocation tree have
 // none.
 func (r *inodeRules) links(tree disk.ObjectID, s *inodeState, rare **rareItems, bad badFunc) {
-	if tree == disk.TreeDataReloc || disk.ObjectID(s.ino) == disk.RootDirObjectID {
-		if disk.ObjectID(s.ino) == disk.RootDirObjectID && s.has&hasSelfRef == 0 && tree != disk.TreeDataReloc {
-			bad(CodeInodeRef, "the top directory has no reference to itself", "..", "")
+	if disk.ObjectID(s.ino) == disk.RootDirObjectID {
+		if s.has&hasSelfRef == 0 {
+			bad(CodeInodeRef, "the top directory has no right reference to itself", "name \"..\", index 0", "")
 		}
+		if s.nlink != 1 {
+			bad(CodeInodeNlink, "the link count of the top directory", "1", fmt.Sprint(s.nlink))
+		}
+		return
+	}
+	if tree == disk.TreeDataReloc {
 		return
 	}
 	switch {

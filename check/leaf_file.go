@@ -88,6 +88,10 @@ func (l *fileLeaf) item(k disk.Key, b []byte) {
 		s.has |= hasOther
 	case disk.KeyVerityDesc, disk.KeyVerityMerkle:
 		s.has |= hasOther | hasVerity
+	default:
+		if l.info.kind == kindFile && !special(s.ino) {
+			l.w.bad(CodeItemUnknown, Place{Tree: l.tree, Key: &k, Logical: l.info.addr}, "an item of a type that subvolumes do not hold")
+		}
 	}
 }
 
@@ -100,7 +104,9 @@ func (l *fileLeaf) refs(k disk.Key, b []byte) {
 		}
 		b = rest
 		if k.Offset == s.ino { // the top directory's ".."
-			s.has |= hasSelfRef
+			if r.Index == 0 && string(r.Name) == ".." {
+				s.has |= hasSelfRef
+			}
 			continue
 		}
 		s.names++
@@ -160,6 +166,9 @@ func (l *fileLeaf) extent(k disk.Key, b []byte) {
 	}
 	s := &l.cur
 	l.w.stats.FileExtents++
+	if f.Generation > l.c.geo.Generation+1 {
+		l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("a file extent is of generation %d, the filesystem of %d", f.Generation, l.c.geo.Generation))
+	}
 	if f.Type == disk.FileExtentInline {
 		s.has |= hasInline
 		s.inline = f.RAMBytes
@@ -198,12 +207,16 @@ func badFileExtent(f *disk.FileExtent) string {
 	switch {
 	case f.NumBytes == 0:
 		return "a file extent of no bytes"
+	case end < f.Offset || end > f.RAMBytes:
+		return fmt.Sprintf("a file extent uses bytes %d to %d of an extent of %d bytes", f.Offset, end, f.RAMBytes)
+	case f.DiskBytenr == 0 && f.DiskNumBytes != 0:
+		return fmt.Sprintf("a hole of %d bytes on disk", f.DiskNumBytes)
 	case f.DiskBytenr == 0:
 		return ""
 	case f.DiskNumBytes == 0:
 		return "a file extent of no bytes on disk"
-	case end < f.Offset || end > f.RAMBytes && (f.Compression != disk.CompressNone || end > f.DiskNumBytes):
-		return fmt.Sprintf("a file extent uses bytes %d to %d of an extent of %d bytes", f.Offset, end, f.RAMBytes)
+	case f.Compression == disk.CompressNone && end > f.DiskNumBytes:
+		return fmt.Sprintf("a file extent uses bytes %d to %d of an extent of %d bytes on disk", f.Offset, end, f.DiskNumBytes)
 	case f.Type == disk.FileExtentPrealloc && f.Compression != disk.CompressNone:
 		return "a preallocated extent that is compressed"
 	}

@@ -90,6 +90,11 @@ func (c *checker) requireTrees(have map[disk.ObjectID]bool) {
 	if c.sb.IncompatFlags&disk.IncompatRaidStripeTree != 0 {
 		need = append(need, disk.TreeRaidStripe)
 	}
+	for id, flag := range map[disk.ObjectID]uint64{disk.TreeFreeSpace: disk.CompatROFreeSpaceTree, disk.TreeBlockGroup: disk.CompatROBlockGroupTree} {
+		if have[id] && c.sb.CompatROFlags&flag == 0 {
+			c.find.add(Finding{Code: CodeSuper, Place: Place{Tree: id}, What: fmt.Sprintf("tree %v is there, but the superblock has not its feature", id)})
+		}
+	}
 	for _, id := range need {
 		if !have[id] {
 			c.find.add(Finding{Code: CodeTreeMissing, Place: Place{Tree: id}, What: fmt.Sprintf("the root tree has no root of tree %v", id)})
@@ -111,8 +116,17 @@ func (c *checker) checkRootItem(r *rootRecord, at Place) {
 		bad("the last snapshot of a tree is newer than the tree", fmt.Sprintf("at most %d", it.Generation), fmt.Sprint(it.LastSnapshot))
 	}
 	id := r.key.ObjectID
-	if id.IsSubvolume() && it.RootDirID != disk.RootDirObjectID {
+	files := id.IsSubvolume() || id == disk.TreeDataReloc
+	if files && it.RootDirID != disk.RootDirObjectID {
 		bad("the top directory of a subvolume", fmt.Sprint(uint64(disk.RootDirObjectID)), fmt.Sprint(uint64(it.RootDirID)))
+	}
+	// A snapshot's key has the transaction that made it.
+	switch offset := r.key.Offset; {
+	case offset == 0 || id == disk.TreeReloc:
+	case !id.IsSubvolume() || id == disk.TreeFS:
+		bad("the offset in the key of a root item", "0", fmt.Sprint(offset))
+	case offset > uint64(c.sb.Generation) || it.OTransID != 0 && offset != uint64(it.OTransID):
+		bad("the offset in the key of a snapshot's root item", fmt.Sprint(uint64(it.OTransID)), fmt.Sprint(offset))
 	}
 	if id.IsSubvolume() && it.DropProgress.ObjectID != 0 && it.DropLevel == 0 {
 		bad("the level where the deletion of a subvolume stopped", "at least 1", "0")
@@ -140,7 +154,9 @@ func (c *checker) foldForest(f *forest) {
 	for i := range f.roots {
 		r := &f.roots[i]
 		fo.tree = r.id
-		out := fo.fold(&r.link)
+		at := r.link
+		at.by = r.id
+		out := fo.fold(&at)
 		if r.kind != kindFile && r.kind != kindRoot {
 			continue
 		}
@@ -159,6 +175,9 @@ func (c *checker) foldForest(f *forest) {
 		if r.kind == kindFile && r.id != disk.TreeReloc {
 			c.results = append(c.results, rootResult{r, top.seg.sums, top.rare, !top.gap})
 		}
+	}
+	if !c.hasBroken() {
+		fo.owners()
 	}
 }
 
