@@ -85,7 +85,10 @@ func (fo *folder) fold(at *link) *folded {
 	if info.level == 0 {
 		out = fo.leaf(info)
 	} else {
-		out = &folded{seg: segment{empty: true}}
+		// What an unfinished deletion has released leaves the first inode
+		// behind it cut off.
+		cut := info.dropped > 0
+		out = &folded{seg: segment{empty: true}, gap: cut, gapHead: cut, gapTail: cut}
 		by := info.owner
 		if info.full {
 			by = 0
