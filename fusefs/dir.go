@@ -1,0 +1,172 @@
+//go:build linux && !386 && !arm && !mips && !mipsle
+
+package fusefs
+
+import (
+	"io/fs"
+	"math"
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	btrfs "gobtrfs"
+	"gobtrfs/disk"
+)
+
+// The position in a directory (telldir) is that of an entry's DIR_INDEX item
+// plus one, 1 behind "." and 2 behind "..": it stays true whatever is made or
+// deleted meanwhile. Linux gives the first entry of a directory index 2.
+const (
+	behindDot    = 1
+	behindDotDot = 2
+)
+
+// entry is one line of a directory listing.
+type entry struct {
+	fuse.DirEntry
+	file *btrfs.File // nil if it cannot be read, or was not asked for
+}
+
+// OpenDir says that directories are not opened: see the package comment.
+func (s *server) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// ReadDir lists names.
+func (s *server) ReadDir(_ <-chan struct{}, input *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return s.list(input, false, func(_ place, e entry) bool { return out.AddDirEntry(e.DirEntry) })
+}
+
+// ReadDirPlus lists names and attributes: a lookup of each in one request.
+func (s *server) ReadDirPlus(_ <-chan struct{}, input *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return s.list(input, true, func(dir place, e entry) bool {
+		slot := out.AddDirLookupEntry(e.DirEntry)
+		if slot == nil {
+			return false
+		}
+		if e.file != nil { // else node 0: no attributes, and no lookup to forget
+			s.fillEntry(dir, e.Name, e.file, slot)
+		}
+		return true
+	})
+}
+
+// list calls add with each entry behind the position, until add says that the
+// answer is full.
+func (s *server) list(input *fuse.ReadIn, plus bool, add func(dir place, e entry) bool) fuse.Status {
+	dir, err := s.file(input.NodeId)
+	if err != nil {
+		return s.fail("readdir", nil, err)
+	}
+	if !dir.Mode().IsDir() {
+		return fuse.ENOTDIR
+	}
+	at := placeOf(dir)
+	if input.Offset < behindDotDot && !s.listDots(input, dir, add) {
+		return fuse.OK
+	}
+	after := max(input.Offset, behindDotDot) - 1
+	for e, err := range dir.ReadDir(s.ctx, after) {
+		if err != nil {
+			return s.fail("readdir", dir, err)
+		}
+		if e.Index >= math.MaxInt64 {
+			break // no position says this; nobody makes 2⁶³ files
+		}
+		if !validName(e.Name) {
+			s.fail("readdir", dir, &btrfs.CorruptError{Tree: at.subvol, Key: disk.Key{ObjectID: at.ino, Type: disk.KeyDirIndex, Offset: e.Index}, What: "name"})
+			continue // the kernel would refuse the whole listing
+		}
+		if !add(at, s.listed(dir, e, plus)) {
+			break
+		}
+	}
+	return fuse.OK
+}
+
+// listDots lists "." and ".." and says whether there is room for more.
+func (s *server) listDots(input *fuse.ReadIn, dir *btrfs.File, add func(place, entry) bool) bool {
+	at := placeOf(dir)
+	if input.Offset < behindDot {
+		dot := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Ino: s.ino(input.NodeId, dir), Off: behindDot}
+		if !add(at, entry{DirEntry: dot}) {
+			return false
+		}
+	}
+	up := fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: behindDotDot}
+	// Without a parent, in a damaged tree, it is a number that means "unknown".
+	if parent, err := s.parent(dir); err == nil {
+		_, up.Ino = s.nodeOf(at, "..", parent, false)
+	}
+	return add(at, entry{DirEntry: up})
+}
+
+// listed says what the listing shows of an entry. One whose inode cannot be
+// read still has its name: the others in the directory are worth having, and
+// a lookup of this one says what is wrong.
+func (s *server) listed(dir *btrfs.File, e *btrfs.DirEntry, plus bool) entry {
+	at := placeOf(dir)
+	out := entry{DirEntry: fuse.DirEntry{Name: e.Name, Mode: typeBits(e.Type), Off: e.Index + 1}}
+	// An inode's number is known without reading it, a subvolume's is not.
+	simple := e.Ino != disk.RootDirObjectID
+	if simple && !plus {
+		if id, ok := pack(s.top, place{at.subvol, e.Ino}); ok {
+			out.Ino = inoOf(id, place{at.subvol, e.Ino})
+			return out
+		}
+	}
+	f, err := dir.OpenEntry(s.ctx, e)
+	if err != nil {
+		s.fail("lookup "+e.Name, dir, err)
+		return out
+	}
+	_, out.Ino = s.nodeOf(at, e.Name, f, false)
+	if plus {
+		out.file = f
+	}
+	return out
+}
+
+// validName says whether a name can be a directory entry at all.
+func validName(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= disk.MaxNameLen && !strings.ContainsAny(name, "/\x00")
+}
+
+// typeBits is a type as st_mode has it.
+func typeBits(t fs.FileMode) uint32 {
+	switch {
+	case t == 0:
+		return unix.S_IFREG
+	case t&fs.ModeDir != 0:
+		return unix.S_IFDIR
+	case t&fs.ModeSymlink != 0:
+		return unix.S_IFLNK
+	case t&fs.ModeCharDevice != 0:
+		return unix.S_IFCHR
+	case t&fs.ModeDevice != 0:
+		return unix.S_IFBLK
+	case t&fs.ModeNamedPipe != 0:
+		return unix.S_IFIFO
+	case t&fs.ModeSocket != 0:
+		return unix.S_IFSOCK
+	}
+	return 0
+}
+
+// Readlink reads a symbolic link.
+func (s *server) Readlink(_ <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
+	f, err := s.file(header.NodeId)
+	if err != nil {
+		return nil, s.fail("readlink", nil, err)
+	}
+	target, err := f.Readlink(s.ctx)
+	if err == nil && (target == "" || len(target) >= unix.PathMax) {
+		err = syscall.EIO
+	}
+	if err != nil {
+		return nil, s.fail("readlink", f, err)
+	}
+	return []byte(target), fuse.OK
+}

@@ -1,0 +1,138 @@
+//go:build linux && !386 && !arm && !mips && !mipsle
+
+package fusefs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	btrfs "gobtrfs"
+)
+
+// Options of a mount. The zero value mounts for the calling user alone.
+type Options struct {
+	// Source is what mount(8) and df(1) show as the device. Default: "gobtrfs".
+	Source string
+	// AllowOther lets other users than the one who mounts in; permissions are
+	// checked as on any filesystem. Default: only that user.
+	AllowOther bool
+	// Suid, Dev honour set-uid bits and device nodes. Default: neither.
+	Suid, Dev bool
+	// NoExec forbids running programs. Default: they may run.
+	NoExec bool
+	// Direct mounts with mount(2), which takes privileges. Default: the helper
+	// fusermount3 mounts.
+	Direct bool
+	// Log is told of damage. Default: nobody is.
+	Log *slog.Logger
+}
+
+// Server serves one mount.
+type Server struct {
+	dir    string
+	direct bool
+	server *server
+	fuse   *fuse.Server
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the mount is gone and all is answered
+}
+
+// Limits of what is in flight.
+const (
+	maxRequest    = 1 << 20  // bytes that one request reads
+	maxInFlight   = 64 << 20 // bytes of input buffers
+	maxBackground = 64       // requests that nobody waits for: read-ahead
+)
+
+// Mount mounts a subvolume read-only on a directory, and answers the kernel
+// from then on until the mount is gone: Wait waits for that. ctx ends waits for
+// the device, not the mount.
+func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Source == "" {
+		o.Source = "gobtrfs"
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	raw, err := newServer(ctx, sub, &faults{log: o.Log})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("read the top directory: %w", err)
+	}
+	fs, err := fuse.NewServer(raw, dir, o.fuse())
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+	}
+	s := &Server{dir: dir, direct: o.Direct, server: raw, fuse: fs, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		defer cancel()
+		fs.Serve()
+	}()
+	return s, nil
+}
+
+// fuse translates the options.
+func (o Options) fuse() *fuse.MountOptions {
+	m := &fuse.MountOptions{
+		Name: "gobtrfs", FsName: o.Source, AllowOther: o.AllowOther,
+		DirectMountStrict: o.Direct, DirectMountFlags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
+		EnableAcl: true, EnableSymlinkCaching: true,
+		// Nothing changes behind the kernel's back: it need not look at times to
+		// find out whether its pages are still good.
+		ExplicitDataCacheControl: true,
+		MaxWrite:                 maxRequest, MaxReadAhead: maxRequest, MaxBackground: maxBackground, MaxInflightRequestBytes: maxInFlight,
+		// Answers come from memory: splicing them would cost system calls, and a
+		// full one does not fit into a pipe.
+		DisableSplice:     true,
+		ExtraCapabilities: fuse.CAP_EXPORT_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO,
+		Options:           []string{"default_permissions"},
+		Logger:            slog.NewLogLogger(o.Log.Handler(), slog.LevelInfo),
+		PanicHandler: func(v any) fuse.Status {
+			o.Log.Error("panic", "value", v, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+	}
+	set := func(on bool, name string) {
+		if on {
+			m.Options = append(m.Options, name)
+		}
+	}
+	set(o.Suid, "suid")
+	set(o.Dev, "dev")
+	set(o.NoExec, "noexec")
+	set(!o.Direct, "ro")
+	return m
+}
+
+// Done is closed when the mount is gone and every request is answered.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Unmount unmounts and waits until everything is answered. The error is EBUSY
+// while somebody uses the mount.
+func (s *Server) Unmount() error {
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	if err := Unmount(s.dir, s.direct, false); err != nil {
+		return err
+	}
+	<-s.done
+	return nil
+}
+
+// Detach takes the mount out of the tree of directories. It ends when the last
+// user has left it.
+func (s *Server) Detach() error { return Unmount(s.dir, s.direct, true) }
+
+// Abort ends reads that wait for the device.
+func (s *Server) Abort() { s.cancel() }

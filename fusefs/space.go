@@ -1,0 +1,182 @@
+package fusefs
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	btrfs "gobtrfs"
+	"gobtrfs/disk"
+)
+
+// spaceTotals is what statfs(2) tells, in bytes of file contents: the devices'
+// bytes divided by what the profile of the data makes of them.
+type spaceTotals struct {
+	size, free, avail uint64
+}
+
+// usage is the block groups of one kind: logical bytes.
+type usage struct {
+	profile disk.BlockGroupFlags
+	total   uint64
+	used    uint64
+	raw     uint64 // bytes on devices
+}
+
+// readTotals adds the filesystem up.
+//
+//	size   all bytes of all devices, at the price of the data's profile
+//	avail  what can be written into files: free space in data block groups, and
+//	       what chunks of the data's profile can still be made of the devices'
+//	       unallocated bytes
+//	free   avail, and the free space in metadata block groups, which files do
+//	       not get
+func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
+	var t spaceTotals
+	groups, err := readUsage(ctx, fsys)
+	if err != nil {
+		return t, err
+	}
+	data := disk.BlockGroupData
+	var dataTotal, dataRaw, metaFree uint64
+	for _, u := range groups {
+		free := u.total - min(u.used, u.total)
+		if u.profile&disk.BlockGroupData == 0 {
+			if u.profile&disk.BlockGroupMetadata != 0 {
+				metaFree += free
+			}
+			continue
+		}
+		if u.total >= dataTotal { // the profile of most of the data
+			data = u.profile
+		}
+		t.avail += free
+		dataTotal, dataRaw = dataTotal+u.total, dataRaw+u.raw
+	}
+	var holes []uint64
+	var raw uint64
+	for _, d := range fsys.Store().Volume().Devices() {
+		raw += d.Item.TotalBytes
+		if !d.Missing {
+			holes = append(holes, d.Item.TotalBytes-min(d.Item.BytesUsed, d.Item.TotalBytes))
+		}
+	}
+	if dataTotal == 0 {
+		data = newData(groups)
+	}
+	t.avail += allocatable(disk.ProfileOf(data), holes)
+	t.free = t.avail + metaFree
+	t.size = raw
+	if dataRaw > 0 {
+		t.size = scale(raw, dataTotal, dataRaw)
+	} else if p := disk.ProfileOf(data); p != nil {
+		t.size = raw / uint64(max(1, p.Copies))
+	}
+	t.size = max(t.size, t.free)
+	return t, nil
+}
+
+// newData is the profile of the first data chunk: single, or, in a filesystem
+// with mixed block groups, theirs.
+func newData(groups []usage) disk.BlockGroupFlags {
+	for _, u := range groups {
+		if u.profile&disk.BlockGroupData != 0 {
+			return u.profile
+		}
+	}
+	return disk.BlockGroupData
+}
+
+// scale is n*num/den; the product need not fit 64 bits.
+func scale(n, num, den uint64) uint64 {
+	return uint64(float64(n) * (float64(num) / float64(den)))
+}
+
+// readUsage adds up the block groups by type and profile.
+func readUsage(ctx context.Context, fsys *btrfs.FS) ([]usage, error) {
+	store := fsys.Store()
+	id := disk.TreeExtent
+	if fsys.Super().CompatROFlags&disk.CompatROBlockGroupTree != 0 {
+		id = disk.TreeBlockGroup
+	}
+	tree, _, err := store.Tree(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read block groups: %w", err)
+	}
+	var out []usage
+	for _, c := range store.Volume().Chunks() {
+		k := disk.Key{ObjectID: disk.ObjectID(c.Logical), Type: disk.KeyBlockGroupItem, Offset: c.Length}
+		data, ok, err := tree.Get(ctx, k)
+		if err != nil {
+			return nil, fmt.Errorf("read block groups: %w", err)
+		}
+		var item disk.BlockGroupItem
+		if ok {
+			if item, err = disk.ParseBlockGroupItem(data); err != nil {
+				return nil, fmt.Errorf("read block groups: %w", &btrfs.CorruptError{Tree: id, Key: k, What: "item", Err: err})
+			}
+		}
+		i := slices.IndexFunc(out, func(u usage) bool { return u.profile == c.Type })
+		if i < 0 {
+			i = len(out)
+			out = append(out, usage{profile: c.Type})
+		}
+		out[i].total += c.Length
+		out[i].used += item.Used
+		out[i].raw += c.StripeLength() * uint64(len(c.Stripes))
+	}
+	return out, nil
+}
+
+// allocatable is how many bytes of contents fit into chunks of a profile that
+// are made of the devices' unallocated bytes.
+func allocatable(p *disk.Profile, holes []uint64) (sum uint64) {
+	if p == nil {
+		return 0
+	}
+	holes = slices.DeleteFunc(slices.Clone(holes), func(n uint64) bool { return n < uint64(p.DevStripes)*minStripe })
+	if len(holes) == 0 {
+		return 0
+	}
+	turn := max(turn, slices.Max(holes)/maxTurns)
+	// Each round takes from the emptiest devices as much as the fullest of them
+	// has, so a device leaves the game and the loop ends.
+	for len(holes) >= p.DevsMin && len(holes) > 0 {
+		slices.SortFunc(holes, func(a, b uint64) int { return cmp.Compare(b, a) })
+		n := len(holes) - len(holes)%p.Increment
+		if p.DevsMax > 0 {
+			n = min(n, p.DevsMax)
+		}
+		if n < p.DevsMin || n == 0 {
+			break
+		}
+		// All devices in use give the same, the smallest what it has; where more
+		// devices are there than a chunk takes, they give in turns.
+		take := holes[n-1] / uint64(p.DevStripes)
+		if n < len(holes) {
+			if over := (holes[n-1] - holes[n]) / uint64(p.DevStripes); over > 0 {
+				take = min(take, over)
+			} else {
+				take = min(take, turn)
+			}
+		}
+		sum += take * uint64(p.DataStripes(n*p.DevStripes))
+		for i := range n {
+			holes[i] -= take * uint64(p.DevStripes)
+		}
+		holes = slices.DeleteFunc(holes, func(n uint64) bool { return n < uint64(p.DevStripes)*minStripe })
+	}
+	return sum
+}
+
+const (
+	// minStripe is the least that a device gives to a chunk (the kernel's
+	// BTRFS_STRIPE_LEN).
+	minStripe = 64 << 10
+	// turn is what equally full devices give before others have their turn, as
+	// much as a chunk takes of a device.
+	turn uint64 = 1 << 30
+	// maxTurns bounds the turns of devices that claim to be huge.
+	maxTurns = 1024
+)
