@@ -7,5 +7,6 @@ import "github.com/spf13/cobra"
 var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
 	newCheckCmd,
+	newLabCmd,
 	newVersionCmd,
 }
