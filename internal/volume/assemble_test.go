@@ -616,3 +616,34 @@ func TestWriteSuper(t *testing.T) {
 		t.Errorf("device items of %v", ids)
 	}
 }
+
+// lastCopyFails is a device that takes no writes from 64 MiB on.
+type lastCopyFails struct{ blockdev.Device }
+
+func (d lastCopyFails) WriteAt(p []byte, off int64) (int, error) {
+	if off >= int64(disk.SuperOffset(1)) {
+		return 0, errors.New("write protected")
+	}
+	return d.Device.WriteAt(p, off)
+}
+
+// As soon as copy 0 is durable the transaction is, whatever becomes of the
+// other copies; a failure before leaves the old superblock in use.
+func TestWriteSuperFails(t *testing.T) {
+	base := over(openFiles(t, oracle.Mkfs(t, 192<<20))[0])
+	v := mustOpen(t, []blockdev.Device{lastCopyFails{base}}, Options{})
+	sb := v.Super().Clone()
+	sb.Generation++
+	var dev *DeviceError
+	if err := v.WriteSuper(t.Context(), sb, nil); !errors.As(err, &dev) || dev.Off != disk.SuperOffset(1) {
+		t.Errorf("err = %v, want the write of copy 1", err)
+	}
+	if v.Super() != sb {
+		t.Error("copy 0 was written, but the old superblock is in use")
+	}
+	w := mustOpen(t, []blockdev.Device{refusing{base}}, Options{})
+	old := w.Super()
+	if err := w.WriteSuper(t.Context(), sb, nil); err == nil || w.Super() != old {
+		t.Errorf("copy 0 could not be written: err = %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
+	"gobtrfs/internal/csum"
 )
 
 // What a caller does wrong, or an address that no chunk holds, is an error, and
@@ -109,6 +110,50 @@ func TestRebuildSurvivesAFailingMember(t *testing.T) {
 				t.Errorf("%v without 1 and %d: err = %v", c.flags, other+1, err)
 			}
 		}
+	}
+}
+
+// While a member is reconstructed, a stale one is no source as long as parity
+// makes up for both: without checksums nothing else would notice.
+func TestRebuildLeavesOutStaleMembers(t *testing.T) {
+	for other := 1; other < 5; other++ {
+		v, ch, mem := arrayOf(disk.BlockGroupRAID6, 5, 2*disk.StripeLen, Options{})
+		data := bytes.Repeat([]byte("reconstruct"), int(ch.Length)/11+1)[:ch.Length]
+		naiveFill(t, ch, mem, data)
+		v.devices[0].dev = nil
+		v.devices[other].stale = true
+		if err := mem[other].Discard(0, mem[other].Size()); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, len(data))
+		if err := v.ReadData(t.Context(), ch.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
+			t.Errorf("device 1 missing, %d stale: %v, same bytes: %v", other+1, err, bytes.Equal(buf, data))
+		}
+	}
+}
+
+// Only the data stripe is overwritten when a reconstruction failed as well: a
+// reconstruction has no place of its own.
+func TestRepairAfterAFailedReconstruction(t *testing.T) {
+	var log eventLog
+	v, ch, mem := arrayOf(disk.BlockGroupRAID6, 5, disk.StripeLen, Options{Events: log.events(), Repair: true})
+	data := bytes.Repeat([]byte("reconstruct"), int(ch.Length)/11+1)[:ch.Length]
+	naiveFill(t, ch, mem, data)
+	for _, stripe := range []int{0, ch.data} { // the first data stripe and P
+		if _, err := mem[stripe].WriteAt([]byte{0xff}, int64(ch.Stripes[stripe].Offset)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 4096)
+	sums := csum.AppendBlocks(nil, disk.CsumCRC32C, data[:4096], 4096)
+	if err := v.ReadData(t.Context(), ch.Logical, buf, sums); err != nil || !bytes.Equal(buf, data[:4096]) {
+		t.Fatalf("read: %v", err)
+	}
+	if len(log.repaired) != 1 || log.repaired[0].Mirror != 3 || log.repaired[0].Rewritten != 1 {
+		t.Errorf("repairs %+v", log.repaired)
+	}
+	if err := v.ReadMirror(t.Context(), ch.Logical, buf, 1); err != nil || !bytes.Equal(buf, data[:4096]) {
+		t.Errorf("data stripe after the repair: %v", err)
 	}
 }
 
