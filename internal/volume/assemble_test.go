@@ -528,6 +528,17 @@ func TestMetadataUUID(t *testing.T) {
 			}
 		})
 	}
+	// A newer clone of a member is no member: it has its ids, not its fsid.
+	own, clone := changed(1, 0, false, 0), changed(1, 2, false, 9)
+	for name, devs := range map[string][]blockdev.Device{"clone last": {plain[0], own, clone}, "clone before the member": {plain[0], clone, own}} {
+		t.Run(name, func(t *testing.T) {
+			v := mustOpen(t, devs, Options{})
+			requireNotice(t, v, NoticeDuplicate)
+			if v.Devices()[1].Device != own {
+				t.Error("the clone is used")
+			}
+		})
+	}
 	t.Run("btrfstune", func(t *testing.T) {
 		one := oracle.Mkfs(t, 128<<20)
 		before := oracle.FSID(t, one)
