@@ -8,5 +8,8 @@ var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
 	newCheckCmd,
 	newLabCmd,
+	newMountCmd,
+	newUmountCmd,
+	newMountHelperCmd,
 	newVersionCmd,
 }

@@ -20,7 +20,7 @@ func main() {
 	// process even where cancelling takes its time.
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals...)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], newApp(os.Stdin, os.Stdout, os.Stderr)))
+	os.Exit(run(ctx, programArgs(os.Args), newApp(os.Stdin, os.Stdout, os.Stderr)))
 }
 
 // run carries out one command line and returns the exit code.

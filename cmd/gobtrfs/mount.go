@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// mountRequest is one call of mount.
+type mountRequest struct {
+	image, dir string
+	text       string // the options as they were given
+	o          mountOptions
+	foreground bool
+	readyFD    int // where the server says that it has mounted; 0: nowhere
+}
+
+func newMountCmd(a *app) *cobra.Command {
+	var r mountRequest
+	var devices, opts []string
+	cmd := &cobra.Command{
+		Use:   "mount [-o OPTIONS] IMAGE DIR",
+		Short: "Show a filesystem as a directory (FUSE)",
+		Long: `mount serves the filesystem on IMAGE at DIR through FUSE, as root or as an
+ordinary user (who needs fusermount3). It returns when the mount is there and
+leaves a server behind; --foreground keeps it. The mount is read-only: this
+version does not write.
+
+Options, after -o and separated by commas:
+  ro                      read-only, also without being asked for
+  subvol=PATH             show this subvolume in place of the default one
+  subvolid=ID             the same, by its number; 5 is the top level
+  device=PATH             further member of the filesystem (repeatable)
+  degraded                mount although devices are missing
+  rescue=WHAT[:WHAT…]     nologreplay, ignoredatacsums, usebackuproot
+  offset=N, partition=N   where in IMAGE the filesystem is
+  allow_other             let other users in
+  suid, dev, noexec       as in mount(8); without them nosuid, nodev, exec
+  cache_mib=N             memory for tree blocks
+  fsname=NAME             what df(1) shows as the device
+  log=FILE                log to a file, to "syslog" or to "stderr"
+
+Options that mount(8) and /etc/fstab use for themselves are accepted, and so
+are btrfs's options about writing, which have no effect. All others are refused.
+
+Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
+    mount -t fuse.gobtrfs IMAGE DIR
+    IMAGE  DIR  fuse.gobtrfs  ro,allow_other  0  0        (in /etc/fstab)`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, d := range devices {
+				if err := r.o.addDevice(d); err != nil {
+					return err
+				}
+				opts = append(opts, "device="+r.o.open.Devices[len(r.o.open.Devices)-1])
+			}
+			r.o.open.Devices = nil
+			if err := r.parse(args[0], args[1], strings.Join(opts, ","), false); err != nil {
+				return err
+			}
+			return a.mount(cmd.Context(), &r)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&opts, "options", "o", nil, "mount options, separated by commas (repeatable)")
+	f.StringArrayVar(&devices, "device", nil, "further member of the filesystem (repeatable)")
+	f.BoolVarP(&r.foreground, "foreground", "f", false, "do not go into the background; log to standard error")
+	f.StringVar(&r.o.log, "log", "", `where to log: a file, "syslog" or "stderr" (default syslog in the background)`)
+	f.IntVar(&r.readyFD, "ready-fd", 0, "")
+	if err := f.MarkHidden("ready-fd"); err != nil {
+		panic(err) // the flag is defined in the line above
+	}
+	return cmd
+}
+
+// parse fills in what the command line says. The server changes its directory,
+// so paths become absolute.
+func (r *mountRequest) parse(image, dir, opts string, sloppy bool) (err error) {
+	r.text = opts
+	if err = parseMountOptions(opts, &r.o, sloppy); err != nil {
+		return err
+	}
+	if r.image, err = filepath.Abs(image); err != nil {
+		return err
+	}
+	if r.dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	if r.o.log != "" && r.o.log != logSyslog && r.o.log != logStderr {
+		if r.o.log, err = filepath.Abs(r.o.log); err != nil {
+			return err
+		}
+	}
+	if r.o.readWrite {
+		return errors.New("cannot mount for writing: this version only reads; leave out the option rw")
+	}
+	return nil
+}
+
+// Values of --log that are not files.
+const (
+	logSyslog = "syslog"
+	logStderr = "stderr"
+)
+
+// helperPrefix starts the names under which mount(8) calls its helpers.
+const helperPrefix = "mount."
+
+// programArgs are the arguments for run: the program's own, and in front of
+// them the hidden verb if it was called by the name of a mount helper.
+func programArgs(argv []string) []string {
+	if len(argv) > 0 && strings.HasPrefix(filepath.Base(argv[0]), helperPrefix) {
+		return append([]string{"mount-helper"}, argv[1:]...)
+	}
+	return argv[min(1, len(argv)):]
+}
+
+// exitMount is mount(8)'s exit code for a mount that failed.
+const exitMount = 32
+
+// newMountHelperCmd is what mount(8) calls: DEV DIR [-sfnv] [-N NS] [-o OPTS]
+// [-t TYPE], in this order (mount(8), "External helpers").
+func newMountHelperCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:                "mount-helper IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, fake, err := parseHelperArgs(args)
+			if err == nil && !fake {
+				err = a.mount(cmd.Context(), r)
+			}
+			if err == nil {
+				return nil
+			}
+			var code codeError
+			if errors.As(err, &code) {
+				return codeError{exitMount, code.msg}
+			}
+			return codeError{exitMount, err.Error()}
+		},
+	}
+}
+
+func parseHelperArgs(args []string) (r *mountRequest, fake bool, err error) {
+	r = &mountRequest{}
+	// As root mount(8) honours set-uid bits and devices unless told not to.
+	if os.Geteuid() == 0 {
+		r.o.suid, r.o.dev = true, true
+	}
+	var names, opts []string
+	sloppy := false
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if !strings.HasPrefix(arg, "-") || arg == "-" {
+			names = append(names, arg)
+			continue
+		}
+		for i := 1; i < len(arg); i++ {
+			switch c := arg[i]; c {
+			case 's':
+				sloppy = true
+			case 'f':
+				fake = true
+			case 'n', 'v', 'w': // no mtab, verbose, and rw, which -o says too
+			case 'r':
+				opts = append(opts, "ro")
+			case 'o', 't', 'N':
+				value := arg[i+1:]
+				if value == "" {
+					if len(args) == 0 {
+						return nil, false, usagef("option -%c needs a value", c)
+					}
+					value, args = args[0], args[1:]
+				}
+				if c == 'o' {
+					opts = append(opts, value)
+				}
+				i = len(arg)
+			default:
+				return nil, false, usagef("unknown option -%c", c)
+			}
+		}
+	}
+	if len(names) != 2 {
+		return nil, false, usagef("want a device and a directory, have %q", names)
+	}
+	return r, fake, r.parse(names[0], names[1], helperOptions(strings.Join(opts, ",")), sloppy)
+}
+
+// helperOptions leaves out rw where mount(8) said it by default: it does so
+// always when nobody asked for ro, and a read-only mount is then what there is.
+func helperOptions(list string) string {
+	parts := strings.Split(list, ",")
+	if len(parts) > 0 && parts[0] == "rw" {
+		parts = slices.Delete(parts, 0, 1)
+	}
+	return strings.Join(parts, ",")
+}

@@ -1,0 +1,329 @@
+//go:build linux && !386 && !arm && !mips && !mipsle
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	btrfs "gobtrfs"
+	"gobtrfs/blockdev"
+	"gobtrfs/fusefs"
+)
+
+func (a *app) mount(ctx context.Context, r *mountRequest) error {
+	if err := checkMountPoint(r.dir); err != nil {
+		return err
+	}
+	if r.o.remount {
+		return remount(r)
+	}
+	if !r.o.readOnly && r.readyFD == 0 {
+		fmt.Fprintf(a.errOut, "gobtrfs: mounting %s read-only: this version does not write\n", r.dir)
+	}
+	if r.foreground || r.readyFD != 0 {
+		return a.serveMount(ctx, r)
+	}
+	return startServer(ctx, r)
+}
+
+// checkMountPoint tells what is in the way, most of all what a killed server
+// leaves behind.
+func checkMountPoint(dir string) error {
+	st, err := os.Stat(dir)
+	if errors.Is(err, unix.ENOTCONN) {
+		return fmt.Errorf("%s is a mount whose server is gone: take it away with 'gobtrfs umount %s' and mount again", dir, dir)
+	}
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	return nil
+}
+
+// remount does nothing but accept what is already so: every mount is read-only.
+func remount(r *mountRequest) error {
+	m, err := findMount(r.dir)
+	if err != nil {
+		return err
+	}
+	if m.fsType != mountType {
+		return fmt.Errorf("%s is a mount of type %s, not %s", r.dir, m.fsType, mountType)
+	}
+	return nil
+}
+
+// readyMark is what the server writes when the mount is there.
+const readyMark = "ready\n"
+
+// startServer runs this program again in the background and waits until it
+// has mounted. A Go program cannot fork: its other threads would be missing.
+func startServer(ctx context.Context, r *mountRequest) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command(self, r.serverArgs()...)
+	cmd.Dir = "/" // so as not to keep a directory busy
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stderr = os.Stderr // until it has mounted
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	buf := make([]byte, len(readyMark))
+	if n, _ := ready.Read(buf); string(buf[:n]) == readyMark {
+		return cmd.Process.Release()
+	}
+	err = cmd.Wait() // it has said on standard error what is wrong
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return codeError{code: exit.ExitCode()}
+	}
+	return fmt.Errorf("the server ended before it had mounted: %w", err)
+}
+
+// serverArgs is the command line of the server in the background. The ready
+// pipe is the first descriptor behind the standard ones.
+func (r *mountRequest) serverArgs() []string {
+	args := []string{"mount", "--ready-fd", "3"}
+	log := r.o.log
+	if log == "" {
+		log = logSyslog
+	}
+	opts := r.text
+	if r.o.suid {
+		opts += ",suid"
+	}
+	if r.o.dev {
+		opts += ",dev"
+	}
+	if r.o.readOnly {
+		opts += ",ro"
+	}
+	return append(args, "--log", log, "-o", strings.Trim(opts, ","), "--", r.image, r.dir)
+}
+
+// serveMount mounts and serves until the mount is gone.
+func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
+	log, closeLog, err := a.openLog(r)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	// Before anything is mounted: a signal that came between would leave a
+	// mount behind.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, endSignals...)
+	defer signal.Stop(signals)
+
+	fsys, closeFS, err := openToMount(ctx, r, log)
+	if err != nil {
+		return err
+	}
+	defer closeFS()
+	sub, err := selectSubvolume(ctx, fsys, &r.o)
+	if err != nil {
+		return err
+	}
+	srv, err := fusefs.Mount(context.WithoutCancel(ctx), sub, r.dir, r.fuseOptions(log))
+	if err != nil {
+		return mountError(r, err)
+	}
+	log.Info("mounted", "image", r.image, "dir", r.dir, "fsid", fsys.UUID().String(), "subvol", uint64(sub.ID()), "mode", "read-only")
+	for _, name := range r.o.ignored {
+		log.Info("option has no effect on a read-only mount", "option", name)
+	}
+	if err := r.tellReady(); err != nil {
+		return errors.Join(err, srv.Unmount())
+	}
+	waitForEnd(srv, signals, log)
+	log.Info("unmounted", "dir", r.dir)
+	return nil
+}
+
+// waitForEnd returns when the mount is gone. A signal unmounts; if the mount is
+// in use it disappears from the directory tree and ends with its last user. A
+// second signal ends the server at once.
+func waitForEnd(srv *fusefs.Server, signals <-chan os.Signal, log *slog.Logger) {
+	for detached := false; ; {
+		select {
+		case <-srv.Done():
+			return
+		case sig := <-signals:
+			if detached {
+				log.Warn("second signal: ending while the mount is in use", "signal", sig.String())
+				srv.Abort()
+				return
+			}
+			err := srv.Unmount()
+			if err == nil {
+				return
+			}
+			detached = true
+			log.Warn("cannot unmount yet; the mount ends with its last user", "signal", sig.String(), "err", err)
+			if err := srv.Detach(); err != nil {
+				log.Error("detach", "err", err)
+			}
+		}
+	}
+}
+
+// tellReady lets go of whoever waits, and of the terminal.
+func (r *mountRequest) tellReady() error {
+	if r.readyFD == 0 {
+		return nil
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for _, fd := range []int{0, 1, 2} {
+		if fd == 2 && r.o.log == logStderr {
+			continue
+		}
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("let go of the terminal: %w", err)
+		}
+	}
+	ready := os.NewFile(uintptr(r.readyFD), "ready")
+	defer ready.Close()
+	// Whoever waited may be gone; the mount is there all the same.
+	_, err = ready.WriteString(readyMark)
+	if errors.Is(err, unix.EPIPE) {
+		err = nil
+	}
+	return err
+}
+
+func (r *mountRequest) fuseOptions(log *slog.Logger) fusefs.Options {
+	o := fusefs.Options{
+		Source: r.o.source, AllowOther: r.o.allowOther, Suid: r.o.suid, Dev: r.o.dev, NoExec: r.o.noExec,
+		Direct: os.Geteuid() == 0, Log: log,
+	}
+	if o.Source == "" {
+		o.Source = r.image
+	}
+	return o
+}
+
+// mountError adds what usually helps.
+func mountError(r *mountRequest, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, exec.ErrNotFound):
+		if _, statErr := os.Stat("/dev/fuse"); statErr != nil {
+			return fmt.Errorf("%w (the kernel has no FUSE: %w)", err, statErr)
+		}
+		return fmt.Errorf("%w (ordinary users need fusermount3, from the package fuse3)", err)
+	case os.Geteuid() != 0 && r.o.allowOther:
+		return fmt.Errorf("%w (allow_other takes user_allow_other in /etc/fuse.conf)", err)
+	}
+	return err
+}
+
+// openToMount opens the filesystem that the options name.
+func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*btrfs.FS, func(), error) {
+	var devs []blockdev.Device
+	closeAll := func() {
+		for _, d := range devs {
+			if err := d.Close(); err != nil {
+				log.Error("close", "dev", d.Name(), "err", err)
+			}
+		}
+	}
+	for i, path := range append([]string{r.image}, r.o.open.Devices...) {
+		d, err := openWindow(path, r, i == 0)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		devs = append(devs, d)
+	}
+	o := r.o.open
+	o.Events = logEvents(log)
+	fsys, err := btrfs.OpenDevices(ctx, devs, o)
+	for root := 1; err != nil && r.o.backup && root <= 4; root++ {
+		log.Warn("going back to a backup root", "backup", root, "err", err)
+		o.BackupRoot = root
+		var again error
+		if fsys, again = btrfs.OpenDevices(ctx, devs, o); again == nil {
+			err = nil
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return fsys, func() {
+		if err := fsys.Close(); err != nil {
+			log.Error("close", "err", err)
+		}
+		closeAll()
+	}, nil
+}
+
+// openWindow opens one device, or the part of the first one that the options
+// name.
+func openWindow(path string, r *mountRequest, first bool) (blockdev.Device, error) {
+	f, err := blockdev.OpenFile(path, blockdev.FileOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	var d blockdev.Device = f
+	switch {
+	case first && r.o.part != 0:
+		d, err = blockdev.OpenPartition(f, r.o.part)
+	case first && r.o.offset != 0:
+		d, err = blockdev.Section(f, r.o.offset, f.Size()-r.o.offset)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return d, nil
+}
+
+// selectSubvolume opens the subvolume that the options name.
+func selectSubvolume(ctx context.Context, fsys *btrfs.FS, o *mountOptions) (*btrfs.Subvolume, error) {
+	if o.subvol == "" {
+		if o.subvolID == 0 {
+			return fsys.Default(ctx)
+		}
+		return fsys.Subvolume(ctx, o.subvolID)
+	}
+	top, err := fsys.TopLevel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := top.Open(ctx, o.subvol)
+	if err != nil {
+		return nil, fmt.Errorf("subvol=%s: %w", o.subvol, err)
+	}
+	if !f.IsSubvolume() {
+		return nil, fmt.Errorf("subvol=%s is not a subvolume", o.subvol)
+	}
+	if id := f.Subvolume().ID(); o.subvolID != 0 && id != o.subvolID {
+		return nil, fmt.Errorf("subvol=%s is subvolume %d, not %d", o.subvol, uint64(id), uint64(o.subvolID))
+	}
+	return f.Subvolume(), nil
+}

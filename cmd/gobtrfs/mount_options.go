@@ -1,0 +1,161 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	btrfs "gobtrfs"
+	"gobtrfs/disk"
+)
+
+// mountOptions are what the -o options say.
+type mountOptions struct {
+	readOnly, readWrite, remount bool
+
+	subvol   string // path from the top level
+	subvolID disk.ObjectID
+	open     btrfs.Options
+	backup   bool  // go back to a backup root if the current one is bad
+	offset   int64 // bytes into the image
+	part     int   // partition of the image, 0: none
+	source   string
+	log      string
+
+	allowOther, suid, dev, noExec bool
+
+	ignored []string // options that mean nothing without writing
+}
+
+// Options of mount(8) and fstab(5) that say nothing to a filesystem, and those
+// that every mount of ours has anyway.
+var plainOptions = strings.Fields(`defaults auto noauto user users owner group nouser nofail _netdev async sync dirsync atime noatime
+	diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime acl user_xattr default_permissions
+	exec mand nomand silent loud`)
+
+// writeOptions are btrfs's options about writing (btrfs(5)).
+var writeOptions = strings.Fields(`compress compress-force nodatacow datacow nodatasum datasum commit discard nodiscard ssd nossd ssd_spread
+	nossd_spread space_cache nospace_cache clear_cache autodefrag noautodefrag max_inline thread_pool metadata_ratio flushoncommit
+	noflushoncommit barrier nobarrier treelog notreelog skip_balance user_subvol_rm_allowed fatal_errors noacl writeback_cache`)
+
+// parseMountOptions reads comma-separated options. With sloppy set, unknown
+// ones are passed over.
+func parseMountOptions(list string, o *mountOptions, sloppy bool) error {
+	for opt := range strings.SplitSeq(list, ",") {
+		if opt == "" {
+			continue
+		}
+		name, value, has := strings.Cut(opt, "=")
+		known, err := o.set(name, value, has)
+		if err != nil {
+			return usageError{fmt.Errorf("option %q: %w", opt, err)}
+		}
+		if !known && !sloppy {
+			return usagef("unknown mount option %q", opt)
+		}
+	}
+	if o.readWrite && o.readOnly {
+		return usagef("options rw and ro contradict each other")
+	}
+	if o.part != 0 && o.offset != 0 {
+		return usagef("options partition and offset both say where the filesystem starts")
+	}
+	return nil
+}
+
+func (o *mountOptions) set(name, value string, has bool) (known bool, err error) {
+	if has {
+		return o.setValue(name, value)
+	}
+	switch name {
+	case "ro":
+		o.readOnly = true
+	case "rw":
+		o.readWrite = true
+	case "remount":
+		o.remount = true
+	case "degraded":
+		o.open.Degraded = true
+	case "nologreplay", "norecovery":
+		o.open.NoLog = true
+	case "usebackuproot", "recovery":
+		o.backup = true
+	case "allow_other":
+		o.allowOther = true
+	case "suid", "nosuid":
+		o.suid = name == "suid"
+	case "dev", "nodev":
+		o.dev = name == "dev"
+	case "noexec":
+		o.noExec = true
+	default:
+		if slices.Contains(writeOptions, name) {
+			o.ignored = append(o.ignored, name)
+			return true, nil
+		}
+		return slices.Contains(plainOptions, name) || strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-"), nil
+	}
+	return true, nil
+}
+
+func (o *mountOptions) setValue(name, value string) (known bool, err error) {
+	number := func(bits int) (n uint64) {
+		n, err = strconv.ParseUint(value, 0, bits)
+		return n
+	}
+	switch name {
+	case "subvol":
+		o.subvol = "/" + strings.Trim(value, "/")
+	case "subvolid":
+		if o.subvolID = disk.ObjectID(number(64)); o.subvolID == 0 { // as in Linux: the top level
+			o.subvolID = disk.TreeFS
+		}
+	case "device":
+		err = o.addDevice(value)
+	case "rescue":
+		err = o.rescue(value)
+	case "offset":
+		o.offset = int64(number(63))
+	case "partition":
+		o.part = int(number(16))
+	case "cache_mib":
+		o.open.CacheBytes = int64(number(32)) << 20
+	case "fsname":
+		o.source = value
+	case "log":
+		o.log = value
+	case "user", "comment", "context", "uhelper", "helper", "subtype":
+	default:
+		if slices.Contains(writeOptions, name) {
+			o.ignored = append(o.ignored, name)
+			return true, nil
+		}
+		return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-"), nil
+	}
+	return true, err
+}
+
+func (o *mountOptions) addDevice(path string) error {
+	abs, err := filepath.Abs(path) // the server runs in another directory
+	o.open.Devices = append(o.open.Devices, abs)
+	return err
+}
+
+// rescue reads the colon-separated value of rescue=.
+func (o *mountOptions) rescue(list string) error {
+	for what := range strings.SplitSeq(list, ":") {
+		switch what {
+		case "nologreplay":
+			o.open.NoLog = true
+		case "ignoredatacsums", "idatacsums":
+			o.open.IgnoreDataChecksums = true
+		case "usebackuproot":
+			o.backup = true
+		default:
+			return fmt.Errorf("rescue knows nologreplay, ignoredatacsums and usebackuproot, not %q", what)
+		}
+	}
+	return nil
+}
