@@ -6,6 +6,7 @@ import "github.com/spf13/cobra"
 // its newXCmd here.
 var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
+	newExtractCmd,
 	newCheckCmd,
 	newLabCmd,
 	newMountCmd,

@@ -32,6 +32,7 @@ type mkfsFlags struct {
 	size        string
 	byteCount   string
 	shrink      bool
+	slack       string
 	force       bool
 	noDiscard   bool
 	reproduce   bool
@@ -88,6 +89,7 @@ Features for -O: ` + featureList() + `.`,
 	fl.StringVar(&f.size, "size", "", "`SIZE` of the image file, or of the part of a device to use")
 	fl.StringVarP(&f.byteCount, "byte-count", "b", "", "the same as --size")
 	fl.BoolVar(&f.shrink, "shrink", false, "make the filesystem as small as its contents allow")
+	fl.StringVar(&f.slack, "slack", "", "with --shrink, leave so much unallocated `SIZE` on each device")
 	fl.BoolVarP(&f.force, "force", "f", false, "overwrite what is there")
 	fl.BoolVarP(&f.noDiscard, "nodiscard", "K", false, "do not discard the old contents")
 	fl.BoolVar(&f.reproduce, "reproducible", false, "take nothing from the clock or from chance")
@@ -217,6 +219,11 @@ func (f *mkfsFlags) options() (o mkfs.Options, size uint64, err error) {
 	}
 	if s := f.size + f.byteCount; s != "" {
 		if size, err = mkfsSize(s); err != nil {
+			return o, 0, err
+		}
+	}
+	if f.slack != "" {
+		if o.Slack, err = mkfsSize(f.slack); err != nil {
 			return o, 0, err
 		}
 	}
