@@ -255,7 +255,7 @@ func (m *maker) setDevices(devs []blockdev.Device) error {
 	n := len(devs)
 	want := raw(m.plan.data, n, m.bounds.data) + raw(m.plan.metadata, n, m.bounds.meta)
 	m.compact = m.plan.Shrink || (m.plan.Source != nil && want > m.layout.totalBytes()/10*6)
-	m.layout.avoidSupers = m.compact
+	m.layout.compact = m.compact
 	return nil
 }
 

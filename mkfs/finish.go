@@ -62,14 +62,14 @@ func (m *maker) placeMetadata(l *layout, meta *region) error {
 }
 
 // shrinkDevices cuts every device off behind its last dev extent.
-func (l *layout) shrinkDevices() {
+func (l *layout) shrinkDevices(slack uint64) {
 	const smallest = 4 * mib
 	for _, d := range l.devices {
 		end := uint64(smallest)
 		if n := len(d.taken); n > 0 {
 			end = max(end, d.taken[n-1].end)
 		}
-		d.size = min(d.size, end)
+		d.size = min(d.size, roundUp(end+slack, sectorSize))
 	}
 }
 

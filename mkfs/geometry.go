@@ -38,9 +38,10 @@ func (d *device) take(s span) {
 	d.used += s.len()
 }
 
-// hole finds the first free range of want bytes, or else the largest one.
-// Dev extents may cover the copies of the superblock; with avoid they do not.
-func (d *device) hole(want uint64, avoid bool) span {
+// hole finds the first free range of want bytes, or else the largest one. In a
+// compact layout the first one counts that holds smallest bytes, so that chunks
+// stand one behind the other, and none covers a copy of the superblock.
+func (d *device) hole(want, smallest uint64, compact bool) span {
 	var best span
 	at := uint64(disk.BlockReservedStart)
 	try := func(end uint64) bool {
@@ -48,10 +49,10 @@ func (d *device) hole(want uint64, avoid bool) span {
 		if end > at && end-at > best.len() {
 			best = span{at, min(end, at+want)}
 		}
-		return best.len() >= want
+		return best.len() >= want || (compact && best.len() >= smallest)
 	}
 	blocked := d.taken
-	if avoid {
+	if compact {
 		blocked = d.withSupers()
 	}
 	for _, t := range blocked {
@@ -92,7 +93,7 @@ type layout struct {
 	devices     []*device
 	chunks      []*chunk // by rising logical address
 	nodeSize    uint64
-	avoidSupers bool
+	compact     bool
 	nextLogical uint64
 }
 
@@ -181,8 +182,9 @@ type candidate struct {
 func (l *layout) candidates(p *disk.Profile, maxStripe uint64) []candidate {
 	var out []candidate
 	for _, d := range l.devices {
-		h := d.hole(maxStripe*uint64(p.DevStripes), l.avoidSupers)
-		if h.len() >= disk.StripeLen*uint64(p.DevStripes) {
+		smallest := disk.StripeLen * uint64(p.DevStripes)
+		h := d.hole(maxStripe*uint64(p.DevStripes), smallest, l.compact)
+		if h.len() >= smallest {
 			out = append(out, candidate{d, h, d.size - d.used})
 		}
 	}

@@ -54,6 +54,10 @@ type Options struct {
 	// Shrink makes the filesystem as small as its contents allow. Default: it
 	// takes the whole device.
 	Shrink bool
+	// Slack is added to each device by Shrink, in bytes: room in which Linux
+	// can make new chunks. Without it a shrunk filesystem can be written to,
+	// but it is full. Default: 0.
+	Slack uint64
 	// NoDiscard leaves out the discard of the devices' old contents.
 	NoDiscard bool
 	// Force overwrites what is on the devices. Default: refuse.

@@ -90,7 +90,7 @@ func (m *maker) tryTail(counts [tailTrees]uint64) (*tail, error) {
 		}
 	}
 	if m.plan.Shrink {
-		t.l.shrinkDevices()
+		t.l.shrinkDevices(m.plan.Slack)
 	}
 	t.collect()
 	return t, nil

@@ -1,0 +1,100 @@
+package mkfs
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gobtrfs/internal/oracle"
+)
+
+// TestKernelFillsEmptiesAndBalances lets Linux use a filesystem up: it must be
+// able to fill it, to delete everything from the full filesystem, and to move all
+// chunks.
+func TestKernelFillsEmptiesAndBalances(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	dir := sampleTree(t)
+	for _, c := range []struct {
+		name    string
+		devices int
+		size    int64
+		o       Options
+	}{
+		{"defaults", 1, 400 << 20, Options{}},
+		{"defaults with a tree", 1, 400 << 20, Options{Source: Dir(dir)}},
+		{"small", 1, 200 << 20, Options{Source: Dir(dir)}},
+		{"64k nodes", 1, 600 << 20, Options{NodeSize: 65536, Source: Dir(dir)}},
+		{"mixed", 1, 300 << 20, Options{Features: []string{"mixed-bg"}, Source: Dir(dir)}},
+		{"raid1", 2, 400 << 20, Options{Data: "raid1", Source: Dir(dir)}},
+		{"raid5", 3, 400 << 20, Options{Data: "raid5", Metadata: "raid1c3", Source: Dir(dir)}},
+		{"old features", 1, 400 << 20, Options{Features: []string{"^no-holes,^skinny-metadata,^block-group-tree"}, Source: Dir(dir)}},
+		{"shrunk with slack", 1, 0, Options{Source: Dir(dir), Shrink: true, Slack: 300 << 20, Force: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			images := oracle.Sparse(t, c.devices, max(c.size, 1<<20))
+			if _, err := MakeFiles(t.Context(), images, uint64(c.size), c.o); err != nil {
+				t.Fatal(err)
+			}
+			// With discard the kernel keeps empty groups until they are trimmed.
+			m := oracle.Mount(t, "nodiscard", images...)
+			fill(t, m.Dir)
+			m.Sync()
+			oracle.Run(t, "find", m.Dir, "-mindepth", "1", "-delete")
+			m.Sync()
+			m.Unmount()
+			m = oracle.Mount(t, "nodiscard", images...)
+			balance(t, m)
+			oracle.Scrub(t, m.Dir)
+			m.AllowLog("relocat|balance|found [0-9]+ extents", "what balance reports")
+			m.Unmount()
+			oracle.Check(t, images...)
+		})
+	}
+}
+
+// balance moves everything. On a filesystem without a free chunk that works only
+// after the kernel has removed its empty groups, which it does in the background.
+func balance(t *testing.T, m *oracle.Mounted) {
+	t.Helper()
+	m.AllowLog("balance|relocat", "attempts before the empty groups are gone")
+	var out []byte
+	for range 100 {
+		var err error
+		if out, err = exec.Command("btrfs", "balance", "start", "--full-balance", m.Dir).CombinedOutput(); err == nil {
+			return
+		}
+		// The cleaner wakes up on a commit that has something to write.
+		name := filepath.Join(m.Dir, "wake")
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.Sync()
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		m.Sync()
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("balance: %s", out)
+}
+
+// fill writes files until nothing fits any more.
+func fill(t *testing.T, dir string) {
+	t.Helper()
+	block := make([]byte, 1<<20)
+	for i := range block {
+		block[i] = byte(i * 7)
+	}
+	for n, size := 0, len(block); size > 1000; n++ {
+		err := os.WriteFile(filepath.Join(dir, fmt.Sprint("fill-", n)), block[:size], 0o644)
+		if err != nil {
+			size /= 8
+		}
+		if n > 100_000 {
+			t.Fatal("never full")
+		}
+	}
+}
