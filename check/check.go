@@ -61,6 +61,8 @@ type checker struct {
 	workers       []*worker
 	inodes        inodeRules
 	stats         Stats
+	progressMu    sync.Mutex    // one call of Progress at a time
+	treeBytes     atomic.Uint64 // read so far
 	broken        atomic.Bool // some tree block could not be read
 
 	full      []disk.Logical // sorted: tree blocks whose references are by parent
@@ -166,6 +168,9 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 	for _, d := range vol.Devices() {
 		c.scan.stale[d.ID] = d.Stale
 	}
+	if o.Progress != nil {
+		c.scan.progress = c.treeProgress
+	}
 	c.notices()
 	if err := c.trees(); err != nil {
 		return nil, err
@@ -262,7 +267,25 @@ func (c *checker) compare() error {
 	if err := c.checkCsums(); err != nil {
 		return err
 	}
-	return c.checkQuota()
+	if err := c.checkQuota(); err != nil || !c.o.VerifyData {
+		return err
+	}
+	return c.verifyData()
+}
+
+// progress tells how far a phase has come.
+func (c *checker) progress(phase string, done, total uint64) {
+	if c.o.Progress != nil {
+		c.progressMu.Lock()
+		defer c.progressMu.Unlock()
+		c.o.Progress(Progress{phase, done, total})
+	}
+}
+
+// treeProgress counts the tree blocks read. How many there are is estimated from
+// the metadata in use, of which only the superblock's total is known beforehand.
+func (c *checker) treeProgress(_, bytes uint64) {
+	c.progress("metadata", c.treeBytes.Add(bytes), 0)
 }
 
 // roundUp rounds up to whole sectors.

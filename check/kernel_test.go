@@ -93,7 +93,7 @@ var kernelCases = []kernelCase{
 	{name: "xxhash", mkfs: []string{"--csum", "xxhash"}},
 	{name: "nodes of 4 KiB, sha256", nodeSize: 4096, mkfs: []string{"-n", "4096", "--csum", "sha256"}},
 	{name: "nodes of 64 KiB, blake2", nodeSize: 65536, mkfs: []string{"-n", "65536", "--csum", "blake2"}},
-	{name: "mixed groups", size: 2048 * mib, mkfs: []string{"-M"}},
+	{name: "mixed groups", size: 1024 * mib, nodeSize: 4096, mkfs: []string{"-M"}},
 	{name: "single", mkfs: []string{"-m", "single", "-d", "single"}, after: "btrfs balance start -m . > /dev/null"},
 	{name: "quotas", mkfs: []string{"-R", "quota"}, after: "btrfs quota rescan -w .; btrfs qgroup create 1/5 .; btrfs qgroup assign 0/256 1/5 . || true; btrfs quota rescan -w .; sync; echo more > more"},
 	{name: "raid1", devices: 2, mkfs: []string{"-m", "raid1", "-d", "raid1"}},

@@ -8,6 +8,7 @@ var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
 	newExtractCmd,
 	newCheckCmd,
+	newScrubCmd,
 	newLabCmd,
 	newMountCmd,
 	newUmountCmd,

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"internal/volume"},
 	{"blockdev", "blockdev/nbd"},
 	{"internal/csum", "internal/compress", "internal/lzo", "internal/raid6", "internal/manifest"},
-	{"internal/clock", "internal/lockrank", "internal/invariants", "internal/fault"},
+	{"internal/clock", "internal/lockrank", "internal/invariants", "internal/fault", "internal/ordered"},
 	{"disk"},
 }
 
@@ -39,6 +39,8 @@ var siblings = map[string]string{
 	"internal/compress": "internal/lzo",
 	"internal/lockrank": "internal/invariants",
 	"blockdev/nbd":      "blockdev",
+	"extract":           "report",
+	"check":             "scrub",
 }
 
 // testOnly packages serve tests; nothing else may import them.

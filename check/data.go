@@ -1,0 +1,99 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"gobtrfs/disk"
+	"gobtrfs/scrub"
+)
+
+// verifyData reads every copy of everything in use and reports what is wrong,
+// with the files that lose something.
+func (c *checker) verifyData() error {
+	if c.treeBroken(disk.TreeExtent) || c.treeBroken(disk.TreeCsum) {
+		c.find.add(Finding{Code: CodeSearchCut, What: "data was not verified, because the extent tree or the checksum tree cannot be read whole"})
+		return nil
+	}
+	var mu sync.Mutex
+	var lost []dataRange
+	r, err := scrub.Verify(c.ctx, c.vol, scrub.Options{
+		Workers: c.o.Workers,
+		Problem: func(p scrub.Problem) {
+			if r, ok := c.dataFinding(&p); ok {
+				mu.Lock()
+				defer mu.Unlock()
+				if len(lost) < maxRanges {
+					lost = append(lost, r)
+				}
+			}
+		},
+		Progress: func(done, total uint64) { c.progress("data", done, total) },
+	})
+	if c.ctx.Err() != nil {
+		return c.ctx.Err()
+	}
+	if err != nil {
+		c.find.add(Finding{Code: CodeSearchCut, What: fmt.Sprintf("not all data was verified: %v", err)})
+	}
+	if r != nil {
+		for _, d := range r.Devices {
+			c.stats.Verified += d.DataBytesScrubbed
+		}
+	}
+	return c.lostFiles(lost)
+}
+
+// dataFinding reports one problem. Data of which no copy is good is returned, so
+// that the files can be found.
+func (c *checker) dataFinding(p *scrub.Problem) (lost dataRange, isLost bool) {
+	f := Finding{Place: Place{Dev: p.Dev, DevName: p.DevName, Physical: p.Physical, Logical: p.Logical, Mirror: p.Mirror}, What: fmt.Sprintf("%d bytes: %s", p.Length, p.What)}
+	switch {
+	case p.Kind == scrub.KindSuper:
+		return lost, false // checkSupers has said so
+	case p.Kind == scrub.KindParity:
+		f.Code = CodeParity
+	case p.Kind == scrub.KindNoSum:
+		f.Code = CodeMirrorsDiffer
+	case p.Tree && p.Correctable:
+		f.Code = CodeNodeCopy
+	case p.Tree:
+		f.Code = CodeNodeUnreadable
+	case p.Correctable:
+		f.Code = CodeDataCopy
+	default:
+		f.Code = CodeDataBad
+	}
+	c.find.add(f)
+	return dataRange{start: uint64(p.Logical), length: p.Length}, f.Code == CodeDataBad || f.Code == CodeMirrorsDiffer
+}
+
+// lostFiles names the files that use data of which no copy is known to be good.
+func (c *checker) lostFiles(lost []dataRange) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	slices.SortFunc(lost, func(a, b dataRange) int { return int(int64(a.start - b.start)) })
+	lost = slices.CompactFunc(lost, func(a, b dataRange) bool { return a.start == b.start })
+	return c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
+		for i := range n.NrItems() {
+			k := n.Key(i)
+			if k.Type != disk.KeyExtentData {
+				continue
+			}
+			f, err := disk.ParseFileExtent(n.ItemData(i))
+			if err != nil || f.Type == disk.FileExtentInline || f.DiskBytenr == 0 {
+				continue
+			}
+			start, length := uint64(f.DiskBytenr)+f.Offset, f.NumBytes
+			if f.Compression != disk.CompressNone {
+				start, length = uint64(f.DiskBytenr), f.DiskNumBytes
+			}
+			if bad := within(lost, start, length); len(bad) > 0 {
+				c.find.add(Finding{Code: CodeDataBad, Place: Place{Tree: n.Owner(), Inode: uint64(k.ObjectID), Key: &k, Logical: disk.Logical(bad[0].start)},
+					What: fmt.Sprintf("a file has %d bad blocks between its bytes %d and %d", len(bad), k.Offset, k.Offset+f.NumBytes)})
+			}
+		}
+	})
+}
