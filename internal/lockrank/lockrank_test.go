@@ -30,7 +30,7 @@ func TestWrongOrderPanicsInCheckingBuilds(t *testing.T) {
 				}
 			}()
 			c.second.Lock()
-			c.second.Unlock() //nolint:staticcheck // only the order matters
+			defer c.second.Unlock() // only the order of locking matters
 		})
 	}
 }

@@ -94,11 +94,7 @@ func BenchmarkReadData(b *testing.B) {
 
 func BenchmarkReadNode(b *testing.B) {
 	s := newSynth()
-	var devs []blockdev.Device
-	for _, d := range s.write(b) {
-		devs = append(devs, d)
-	}
-	v, err := Open(context.Background(), devs, Options{})
+	v, err := Open(context.Background(), s.write(b), Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
