@@ -3,6 +3,7 @@ package scrub
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/raid6"
@@ -154,6 +155,7 @@ func (w *worker) rowParity(u *unit, data, parity []rowStripe) {
 			return
 		}
 	}
+	unsure := slices.ContainsFunc(u.pieces, func(x piece) bool { return !x.tree && x.sums == nil })
 	bufs := make([][]byte, len(data))
 	for i := range data {
 		bufs[i] = data[i].buf
@@ -171,7 +173,11 @@ func (w *worker) rowParity(u *unit, data, parity []rowStripe) {
 			continue
 		}
 		x := Problem{Kind: KindParity, Dev: p.place.Dev, Physical: p.place.Off, Logical: u.start, Length: disk.StripeLen, What: "parity " + p.place.Parity + " is not that of the data", Correctable: true}
-		if w.s.o.Repair {
+		switch {
+		case unsure:
+			// The data may be what is wrong.
+			x.Correctable, x.What = false, x.What+", and part of that has no checksum to tell which is right"
+		case w.s.o.Repair:
 			x.Corrected, x.What = w.rewrite(x.Dev, x.Physical, fresh[i], x.What)
 		}
 		w.s.report(x)

@@ -268,7 +268,7 @@ func (s *scrubber) report(p Problem) {
 		switch {
 		case p.Corrected:
 			d.stats.CorrectedErrors++
-		case p.Kind == KindNoSum:
+		case p.Kind == KindNoSum || p.Kind == KindParity && !p.Correctable:
 			d.stats.UnverifiedErrors++
 		case !p.Correctable:
 			d.stats.UncorrectableErrors++
