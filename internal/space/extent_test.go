@@ -129,6 +129,15 @@ func TestImpossiblePieceMakesNoChunk(t *testing.T) {
 	if !errors.Is(err, ErrNoSpace) || s.chunks(data) != before {
 		t.Errorf("%v, %d chunks", err, s.chunks(data)-before)
 	}
+	// Nor those that they could give if overcommit came on top.
+	m := s.Metadata()
+	most := s.Snapshot().Growable[meta] + m.Usage().Total
+	for _, c := range []Class{ClassNormal, ClassTransaction} {
+		err = m.Reserve(t.Context(), most+4096, c)
+		if !errors.Is(err, ErrNoSpace) || s.chunks(meta) != 0 {
+			t.Errorf("class %d: %v, %d chunks", c, err, s.chunks(meta))
+		}
+	}
 }
 
 // loader reads free space that a test wrote down.

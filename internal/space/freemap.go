@@ -247,15 +247,7 @@ func (s *search) walk(c *child, span uint32, at uint64) bool {
 		return s.add(at, size, c.best != 0)
 	case at+size <= s.from,
 		uint64(c.best) < s.n && s.length+uint64(c.head) < s.n:
-		// Nothing can start and end here: only the edges matter.
-		if c.head > 0 && s.add(at, uint64(c.head), true) {
-			return true
-		}
-		if s.end(at + size) {
-			return true
-		}
-		s.start, s.length = at+size-uint64(c.tail), uint64(c.tail)
-		return false
+		return s.edges(at, size, uint64(c.head), uint64(c.tail))
 	case c.leaf != nil:
 		return s.walkLeaf(c.leaf, at)
 	}
@@ -269,16 +261,37 @@ func (s *search) walk(c *child, span uint32, at uint64) bool {
 	return false
 }
 
+// edges passes over size sectors inside which nothing can start and end: only
+// the free sectors at their ends matter.
+func (s *search) edges(at, size, head, tail uint64) bool {
+	if head > 0 && s.add(at, head, true) || s.end(at+size) {
+		return true
+	}
+	s.start, s.length = at+size-tail, tail
+	return false
+}
+
 func (s *search) walkLeaf(l *leaf, at uint64) bool {
 	for w, word := range l {
 		base := at + uint64(w)*64
+		switch {
+		case word == 0 || word == ^uint64(0):
+			if s.add(base, 64, word != 0) {
+				return true
+			}
+			continue
+		case uint64(longestRun(word)) < s.n && s.length+uint64(bits.TrailingZeros64(^word)) < s.n:
+			head, tail := bits.TrailingZeros64(^word), bits.LeadingZeros64(^word)
+			if s.edges(base, 64, uint64(head), uint64(tail)) {
+				return true
+			}
+			continue
+		}
 		for i := 0; i < 64; {
 			free := word>>i&1 == 1
-			run := 0
+			run := bits.TrailingZeros64(word >> i)
 			if free {
 				run = bits.TrailingZeros64(^(word >> i))
-			} else {
-				run = bits.TrailingZeros64(word >> i)
 			}
 			run = min(run, 64-i)
 			if s.add(base+uint64(i), uint64(run), free) {

@@ -61,8 +61,8 @@ type Stage struct {
 	Run func(ctx context.Context, i *Info, want Bytes) error
 }
 
-// Events are called, where set, without locks held, from the goroutine in
-// which the event happened. They must not block.
+// Events are called, where set, with no mutex held, from the goroutine in which
+// the event happened. They must not block: the next chunk waits for them.
 type Events struct {
 	ChunkMade    func(c *Chunk, t disk.TransID)
 	ChunkRemoved func(c *Chunk, t disk.TransID)

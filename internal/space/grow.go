@@ -93,7 +93,8 @@ func (fs *FS) planChunk(i *Info, spec GrowSpec) (*Chunk, *GrowResult) {
 	fs.devMu.Lock()
 	defer fs.devMu.Unlock()
 	rules := fs.rulesLocked(i, profile)
-	limit := estimate(disk.ProfileOf(profile), fs.roomLocked())
+	// What is lacking was counted with overcommit, which chunks replace.
+	limit := estimate(disk.ProfileOf(profile), fs.roomLocked()) - i.overcommit(spec.Class)
 	c, err := plan(fs.devs, rules)
 	if err != nil {
 		return nil, &GrowResult{Err: err}
@@ -130,6 +131,13 @@ func (fs *FS) rulesLocked(i *Info, profile disk.BlockGroupFlags) chunkRules {
 		r.maxChunk = fs.cfg.MetadataChunkSize
 	}
 	return r
+}
+
+// overcommit is what a class may be promised beyond the groups.
+func (i *Info) overcommit(c Class) Bytes {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.allow + ledger{i}.extra(c)
 }
 
 // longestUsable is the longest piece of a new chunk between its superblock areas.

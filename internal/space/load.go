@@ -144,6 +144,9 @@ func (g *Group) initialFree(spec GroupSpec) error {
 	if spec.Free == nil && spec.Used == 0 {
 		spec.Free = []Range{spec.Chunk.Range()}
 	}
+	if spec.Used > spec.Chunk.Length-g.superBytes {
+		return corruptf("block group %d uses %d bytes, superblock copies leave %d", spec.Chunk.Start, spec.Used, spec.Chunk.Length-g.superBytes)
+	}
 	if spec.Free == nil && spec.Used < spec.Chunk.Length {
 		if g.fs.cfg.Loader == nil {
 			return corruptf("free space of block group %d is unknown", spec.Chunk.Start)

@@ -89,7 +89,8 @@ const (
 
 // GrowSpec is what a flight is to bring.
 type GrowSpec struct {
-	Need  Bytes // bytes by which the first ticket in line does not fit
+	Class Class // of the ticket that asks
+	Need  Bytes // bytes by which it does not fit
 	Unmet Bytes // bytes by which all tickets together do not fit
 	Piece Bytes // contiguous bytes that the chunk must have
 	Retry int   // how many attempts of this flight failed transiently
@@ -540,7 +541,7 @@ func (p *Protocol) startPrompt(l Ledger, out []Action) []Action {
 }
 
 func (p *Protocol) startGrow(l Ledger, t *Ticket, out []Action) []Action {
-	p.spec = GrowSpec{Need: l.Short(t.Bytes, t.Class), Piece: max(t.Piece, 1), Retry: p.attempts}
+	p.spec = GrowSpec{Class: t.Class, Need: l.Short(t.Bytes, t.Class), Piece: max(t.Piece, 1), Retry: p.attempts}
 	p.spec.Unmet = l.Short(p.Unmet(), t.Class)
 	p.busy[LanePrompt], p.stage[LanePrompt] = true, -1
 	return append(out, Action{Kind: ActionStartGrow, Grow: p.spec, Lane: LanePrompt})
