@@ -115,7 +115,7 @@ func (a *assembler) place(j *job) error {
 		from := len(a.extents)
 		for _, e := range j.extents[f.from:f.to] {
 			if err := a.placePiece(j, e, i, &segs); err != nil {
-				return fmt.Errorf("source file %q: %w", a.t.pathOf(f.id), err)
+				return &fileError{a.t.pathOf(f.id), err}
 			}
 		}
 		f.from, f.to = from, len(a.extents)

@@ -34,3 +34,12 @@ func (e *SizeError) Error() string {
 
 // Unwrap is the cause.
 func (e *SizeError) Unwrap() error { return e.Err }
+
+// fileError is an error about a file of the source.
+type fileError struct {
+	path string
+	err  error
+}
+
+func (e *fileError) Error() string { return fmt.Sprintf("source file %q: %v", e.path, e.err) }
+func (e *fileError) Unwrap() error { return e.err }

@@ -3,6 +3,7 @@ package mkfs
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -37,7 +38,13 @@ func (a *assembler) subvolumeTree(ctx context.Context, subvols []*subvolume, s *
 	return p.finish()
 }
 
+// named says which file an error is about, unless it says so itself: contents are
+// read ahead, so that they may be another file's.
 func (a *assembler) named(id inodeID, err error) error {
+	var about *fileError
+	if errors.As(err, &about) {
+		return err
+	}
 	return fmt.Errorf("%q: %w", a.t.pathOf(id), err)
 }
 

@@ -202,7 +202,7 @@ func (r *reader) do(j *job, sessions []session) error {
 			sessions[i.from] = s
 		}
 		if err := r.file(j, f, i, s); err != nil {
-			return fmt.Errorf("source file %q: %w", r.t.pathOf(f.id), err)
+			return &fileError{r.t.pathOf(f.id), err}
 		}
 	}
 	j.sums = csum.AppendBlocks(j.sums, r.csum, j.out, sectorSize)

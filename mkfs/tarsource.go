@@ -198,6 +198,9 @@ func (l *tarLoader) checkEnd() error {
 
 func (l *tarLoader) entry(h *tar.Header, tr *tar.Reader) error {
 	l.end = l.in.at
+	if !isSparse(h) {
+		l.end += (h.Size + 511) &^ 511
+	}
 	if l.whiteouts {
 		if done, err := l.whiteout(h); done || err != nil {
 			return err
@@ -261,7 +264,6 @@ func (l *tarLoader) contents(h *tar.Header, tr *tar.Reader, e *Entry) (uint64, e
 		if end != 1 {
 			return 0, fmt.Errorf("%w: %q: archive ends within its contents: %w", ErrSource, h.Name, err)
 		}
-		l.end = l.in.at + (e.Size+511)&^511
 		return uint64(l.in.at) << 1, nil
 	}
 	if l.o.sparse == nil {
