@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -69,12 +68,6 @@ func (p Problem) String() string { return fmt.Sprintf("%q: %v", p.Path, p.Err) }
 // maxListed bounds the lists of a Result; beyond it problems are only counted.
 const maxListed = 10_000
 
-// ErrLoop says that a directory has been reached by two ways.
-var ErrLoop = fmt.Errorf("directory is reached twice: %w", syscall.ELOOP)
-
-// ErrBadName says that a name cannot be the name of a file.
-var ErrBadName = errors.New("name is not allowed in a directory")
-
 func (o Options) withDefaults() Options {
 	if o.Workers <= 0 {
 		o.Workers = max(4, 2*runtime.GOMAXPROCS(0))
@@ -83,14 +76,6 @@ func (o Options) withDefaults() Options {
 		o.Progress = new(Progress)
 	}
 	return o
-}
-
-// checkName refuses names that would lead anywhere but into the directory.
-func checkName(name string) error {
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%w: %w", ErrBadName, btrfs.ErrCorrupt)
-	}
-	return nil
 }
 
 // isDamage tells errors of reading the filesystem that are about one file from

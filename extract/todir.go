@@ -11,6 +11,7 @@ import (
 
 	"gobtrfs"
 	"gobtrfs/disk"
+	"gobtrfs/report"
 )
 
 const (
@@ -260,7 +261,7 @@ func (x *copier) walk(n *node, w *worker) {
 // entry copies one entry of a directory; subdirectories only get in line.
 func (x *copier) entry(n *node, e *btrfs.DirEntry, w *worker) {
 	path := joinPath(n.path, e.Name)
-	if err := checkName(e.Name); err != nil {
+	if err := report.CheckName(e.Name); err != nil {
 		x.readFailed(path, err)
 		return
 	}
@@ -274,7 +275,7 @@ func (x *copier) entry(n *node, e *btrfs.DirEntry, w *worker) {
 		return
 	}
 	if !f.IsStub() && !x.enter(inodeOf(f)) {
-		x.readFailed(path, ErrLoop)
+		x.readFailed(path, report.ErrLoop)
 		return
 	}
 	sub := &node{parent: n, file: f, path: path}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"gobtrfs"
 	"gobtrfs/disk"
 	"gobtrfs/internal/ordered"
+	"gobtrfs/report"
 )
 
 // tarAhead is how many pieces of at most bufSize may be read ahead of the
@@ -30,15 +30,23 @@ const tarAhead = 32
 // the stream before them.
 func ToTar(ctx context.Context, top *btrfs.File, name string, w io.Writer, o Options) (Result, error) {
 	o = o.withDefaults()
-	t := &taker{ctx: ctx, o: o, visited: map[inode]struct{}{}, links: map[inode]string{}, w: tar.NewWriter(w)}
+	t := &taker{ctx: ctx, o: o, links: map[inode]string{}, w: tar.NewWriter(w)}
 	t.bufs.New = func() any { return make([]byte, bufSize) }
-	path := ""
-	if !top.Mode().IsDir() {
-		path = name
-	}
 	err := ordered.Run(ctx, o.Workers, tarAhead, func(submit func(func() tarPiece) bool) error {
 		t.submit = submit
-		t.visit(top, path)
+		for n, err := range report.Walk(ctx, top) {
+			path := n.Path
+			if path == "" && !top.Mode().IsDir() {
+				path = name
+			}
+			if err != nil {
+				if !submit(func() tarPiece { return tarPiece{path: path, errs: []error{err}} }) {
+					break
+				}
+			} else if !t.visit(n.File, path) {
+				break
+			}
+		}
 		return nil
 	}, t.write)
 	if err == nil {
@@ -65,8 +73,7 @@ type taker struct {
 	bufs   sync.Pool // of []byte, bufSize long
 
 	// The producer's.
-	visited map[inode]struct{}
-	links   map[inode]string
+	links map[inode]string
 
 	w *tar.Writer // the consumer's
 }
@@ -101,7 +108,7 @@ func (t *taker) write(p tarPiece) error {
 	return nil
 }
 
-// visit gives the jobs for f and all below it, and says whether to go on.
+// visit gives the jobs for one file, and says whether to go on.
 func (t *taker) visit(f *btrfs.File, path string) bool {
 	if first, ok := t.links[inodeOf(f)]; ok && !f.IsStub() {
 		h := &tar.Header{Typeflag: tar.TypeLink, Name: path, Linkname: first, Format: tar.FormatPAX}
@@ -110,10 +117,7 @@ func (t *taker) visit(f *btrfs.File, path string) bool {
 	if !t.submit(func() tarPiece { return t.header(f, path) }) {
 		return false
 	}
-	if f.Mode().IsDir() {
-		return t.directory(f, path)
-	}
-	if f.Item().Nlink > 1 {
+	if !f.Mode().IsDir() && f.Item().Nlink > 1 {
 		t.links[inodeOf(f)] = path
 	}
 	if f.Mode().IsRegular() {
@@ -122,45 +126,6 @@ func (t *taker) visit(f *btrfs.File, path string) bool {
 			if !t.submit(func() tarPiece { return t.contents(f, path, off, int(n)) }) {
 				return false
 			}
-		}
-	}
-	return true
-}
-
-func (t *taker) directory(f *btrfs.File, path string) bool {
-	complain := func(path string, err error) bool {
-		return t.submit(func() tarPiece { return tarPiece{path: path, errs: []error{err}} })
-	}
-	if !f.IsStub() {
-		if _, seen := t.visited[inodeOf(f)]; seen {
-			return complain(path, ErrLoop)
-		}
-		t.visited[inodeOf(f)] = struct{}{}
-	}
-	var entries []btrfs.DirEntry
-	for e, err := range f.ReadDir(t.ctx, 0) {
-		if err != nil {
-			complain(path, fmt.Errorf("read directory: %w", err))
-			break
-		}
-		entries = append(entries, *e)
-	}
-	slices.SortFunc(entries, func(a, b btrfs.DirEntry) int { return strings.Compare(a.Name, b.Name) })
-	for i := range entries {
-		sub := joinPath(path, entries[i].Name)
-		err := checkName(entries[i].Name)
-		var child *btrfs.File
-		if err == nil {
-			child, err = f.OpenEntry(t.ctx, &entries[i])
-		}
-		if err != nil {
-			if !complain(sub, err) {
-				return false
-			}
-			continue
-		}
-		if !t.visit(child, sub) {
-			return false
 		}
 	}
 	return true

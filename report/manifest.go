@@ -7,74 +7,80 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"slices"
-	"strings"
+	"runtime"
+	"sync"
 	"syscall"
 
 	"gobtrfs"
 	"gobtrfs/disk"
 	"gobtrfs/internal/manifest"
+	"gobtrfs/internal/ordered"
 )
 
-// Manifest lists top and everything below it, depth first, names in byte
-// order. It reads and hashes contents if sel has manifest.SHA256; contents
-// that cannot be read become a read error of their entry. Other errors end the
-// walk.
+// Manifest lists top and everything below it, depth first, names in byte order.
+// It reads and hashes contents if sel has manifest.SHA256, several files at a
+// time; contents that cannot be read become a read error of their entry. Other
+// errors come with the path they are about; the list goes on after them if the
+// caller does.
 func Manifest(ctx context.Context, top *btrfs.File, sel manifest.Fields) iter.Seq2[manifest.Entry, error] {
 	return func(yield func(manifest.Entry, error) bool) {
-		w := manifestWalk{ctx: ctx, sel: sel, yield: yield, buf: make([]byte, 1<<20)}
-		w.visit(top, "")
+		m := describer{ctx: ctx, sel: sel}
+		m.bufs.New = func() any { return new([hashBuffer]byte) }
+		type result struct {
+			e   manifest.Entry
+			err error
+		}
+		stopped := errors.New("stopped")
+		err := ordered.Run(ctx, max(2, runtime.GOMAXPROCS(0)), manifestAhead, func(submit func(func() result) bool) error {
+			for n, err := range Walk(ctx, top) {
+				job := func() result {
+					if err != nil {
+						return result{manifest.Entry{Path: n.Path}, err}
+					}
+					e, err := m.entry(n.File, n.Path)
+					if err != nil {
+						err = &fs.PathError{Op: "manifest", Path: n.Path, Err: err}
+					}
+					return result{e, err}
+				}
+				if !submit(job) {
+					break
+				}
+			}
+			return nil
+		}, func(r result) error {
+			if !yield(r.e, r.err) {
+				return stopped
+			}
+			return nil
+		})
+		if err != nil && err != stopped {
+			yield(manifest.Entry{}, err)
+		}
 	}
 }
 
-type manifestWalk struct {
-	ctx   context.Context
-	sel   manifest.Fields
-	yield func(manifest.Entry, error) bool
-	buf   []byte
+const (
+	hashBuffer    = 1 << 20
+	manifestAhead = 256
+)
+
+// Describe is the manifest's entry of one file under the given path.
+func Describe(ctx context.Context, f *btrfs.File, path string, sel manifest.Fields) (manifest.Entry, error) {
+	m := describer{ctx: ctx, sel: sel}
+	m.bufs.New = func() any { return new([hashBuffer]byte) }
+	return m.entry(f, path)
 }
 
-// visit yields f and all below it, and says whether to go on.
-func (w *manifestWalk) visit(f *btrfs.File, path string) bool {
-	e, err := w.entry(f, path)
-	if err != nil {
-		w.yield(manifest.Entry{}, &fs.PathError{Op: "manifest", Path: path, Err: err})
-		return false
-	}
-	if !w.yield(e, nil) {
-		return false
-	}
-	if !f.Mode().IsDir() {
-		return true
-	}
-	var entries []btrfs.DirEntry
-	for d, err := range f.ReadDir(w.ctx, 0) {
-		if err != nil {
-			w.yield(manifest.Entry{}, &fs.PathError{Op: "read directory", Path: path, Err: err})
-			return false
-		}
-		entries = append(entries, *d)
-	}
-	slices.SortFunc(entries, func(a, b btrfs.DirEntry) int { return strings.Compare(a.Name, b.Name) })
-	for i := range entries {
-		sub := entries[i].Name
-		if path != "" {
-			sub = path + "/" + sub
-		}
-		child, err := f.OpenEntry(w.ctx, &entries[i])
-		if err != nil {
-			w.yield(manifest.Entry{}, &fs.PathError{Op: "open", Path: sub, Err: err})
-			return false
-		}
-		if !w.visit(child, sub) {
-			return false
-		}
-	}
-	return true
+// describer makes entries; it is safe for concurrent use.
+type describer struct {
+	ctx  context.Context
+	sel  manifest.Fields
+	bufs sync.Pool // of *[hashBuffer]byte
 }
 
 // entry is what stat, readlink, listxattr and the contents say of f.
-func (w *manifestWalk) entry(f *btrfs.File, path string) (manifest.Entry, error) {
+func (w *describer) entry(f *btrfs.File, path string) (manifest.Entry, error) {
 	if f.IsStub() {
 		return manifest.NewStub(path), nil
 	}
@@ -126,11 +132,13 @@ func (w *manifestWalk) entry(f *btrfs.File, path string) (manifest.Entry, error)
 	return e, nil
 }
 
-func (w *manifestWalk) hash(f *btrfs.File, e *manifest.Entry) error {
+func (w *describer) hash(f *btrfs.File, e *manifest.Entry) error {
 	h := sha256.New()
+	buf := w.bufs.Get().(*[hashBuffer]byte)
+	defer w.bufs.Put(buf)
 	for off := int64(0); ; {
-		n, err := f.ReadAtContext(w.ctx, w.buf, off)
-		h.Write(w.buf[:n])
+		n, err := f.ReadAtContext(w.ctx, buf[:], off)
+		h.Write(buf[:n])
 		off += int64(n)
 		switch {
 		case err == io.EOF:
