@@ -103,9 +103,10 @@ const (
 	EmptySubvolDir     ObjectID = 2   // inode number shown for a stub directory
 )
 
-// IsSubvolume says whether id may be a subvolume's tree.
+// IsSubvolume says whether id may be a subvolume's tree. Ids end where the
+// level of a qgroup would start (is_fstree, Linux 6.18).
 func (id ObjectID) IsSubvolume() bool {
-	return id == TreeFS || (id >= FirstFreeObjectID && id <= LastFreeObjectID)
+	return id == TreeFS || (id >= FirstFreeObjectID && id < 1<<48)
 }
 
 // IsFile says whether a tree with this id holds inodes: subvolumes, the

@@ -186,7 +186,7 @@ func (s *Store) SubvolIDs(ctx context.Context) ([]disk.ObjectID, error) {
 		}
 		k := it.Key()
 		switch {
-		case k.ObjectID > disk.LastFreeObjectID:
+		case k.ObjectID > disk.FirstFreeObjectID && !k.ObjectID.IsSubvolume():
 			return ids, nil
 		case k.ObjectID > disk.TreeFS && k.ObjectID < disk.FirstFreeObjectID:
 			next = disk.Key{ObjectID: disk.FirstFreeObjectID}
@@ -202,9 +202,6 @@ func (s *Store) SubvolIDs(ctx context.Context) ([]disk.ObjectID, error) {
 			if n := len(ids); item.Refs > 0 && (n == 0 || ids[n-1] != k.ObjectID) {
 				ids = append(ids, k.ObjectID)
 			}
-		}
-		if k.ObjectID == disk.LastFreeObjectID {
-			return ids, nil
 		}
 		next = disk.Key{ObjectID: k.ObjectID + 1, Type: disk.KeyRootItem}
 	}
