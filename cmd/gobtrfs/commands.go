@@ -6,7 +6,11 @@ import "github.com/spf13/cobra"
 // its newXCmd here.
 var verbs = []func(*app) *cobra.Command{
 	newMkfsCmd,
+	newLsCmd,
+	newTreeCmd,
+	newCatCmd,
 	newExtractCmd,
+	newManifestCmd,
 	newCheckCmd,
 	newScrubCmd,
 	newLabCmd,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"gobtrfs"
 )
 
 // Exit codes.
@@ -46,6 +48,8 @@ func exitCode(err error) int {
 		return code.code
 	case errors.Is(err, context.Canceled):
 		return exitFailed
+	case errors.Is(err, btrfs.ErrCorrupt):
+		return exitDamage
 	case errors.Is(err, syscall.ENOSPC):
 		return exitNoSpace
 	}
