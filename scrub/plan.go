@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"gobtrfs/disk"
@@ -51,12 +50,11 @@ type planner struct {
 
 func (p *planner) run(ctx context.Context) error {
 	var err error
-	if p.extents, _, err = p.s.store.Tree(ctx, disk.TreeExtent); err != nil {
-		return fmt.Errorf("open extent tree: %w", err)
+	if p.extents, err = p.s.trees.open(ctx, disk.TreeExtent); err != nil {
+		return err
 	}
-	p.csums, _, err = p.s.store.Tree(ctx, disk.TreeCsum)
-	if err != nil && !errors.Is(err, syscall.ENOENT) {
-		return fmt.Errorf("open checksum tree: %w", err)
+	if p.csums, err = p.s.trees.open(ctx, disk.TreeCsum); err != nil && !errors.Is(err, errNoTree) {
+		return err
 	}
 	p.began = p.s.o.Clock.Now()
 	chunks := p.s.vol.Chunks()

@@ -19,7 +19,6 @@ import (
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 	"gobtrfs/internal/clock"
-	"gobtrfs/internal/fstree"
 	"gobtrfs/internal/volume"
 )
 
@@ -148,11 +147,11 @@ func Verify(ctx context.Context, vol *volume.Volume, o Options) (*Report, error)
 	if why := vol.ReadOnly(); o.Repair && len(why) > 0 {
 		return nil, fmt.Errorf("repair: %w: %s", volume.ErrReadOnly, why[0])
 	}
-	store, err := fstree.Open(ctx, vol, fstree.Options{CacheBytes: 32 << 20, NoLog: true})
+	store, err := openTrees(ctx, vol)
 	if err != nil {
 		return nil, err
 	}
-	s := &scrubber{o: o, vol: vol, sb: vol.Super(), store: store, devs: make(map[disk.DevID]*deviceState)}
+	s := &scrubber{o: o, vol: vol, sb: vol.Super(), trees: store, devs: make(map[disk.DevID]*deviceState)}
 	s.geo = s.sb.Geometry()
 	for _, d := range vol.Devices() {
 		s.fsids = append(s.fsids, d.Item.FSID)
@@ -168,7 +167,7 @@ type scrubber struct {
 	vol   *volume.Volume
 	sb    *disk.Superblock
 	geo   disk.Geometry
-	store *fstree.Store
+	trees *trees
 	fsids []disk.UUID
 
 	mu     sync.Mutex // protects what follows
