@@ -27,11 +27,10 @@ type usage struct {
 // readTotals adds the filesystem up.
 //
 //	size   all bytes of all devices, at the price of the data's profile
+//	free   size without what data and metadata use
 //	avail  what can be written into files: free space in data block groups, and
 //	       what chunks of the data's profile can still be made of the devices'
 //	       unallocated bytes
-//	free   avail, and the free space in metadata block groups, which files do
-//	       not get
 func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
 	var t spaceTotals
 	groups, err := readUsage(ctx, fsys)
@@ -39,19 +38,17 @@ func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
 		return t, err
 	}
 	data := disk.BlockGroupData
-	var dataTotal, dataRaw, metaFree uint64
+	var most, dataTotal, dataRaw, usedRaw uint64
 	for _, u := range groups {
-		free := u.total - min(u.used, u.total)
+		used := min(u.used, u.total)
+		usedRaw += scale(used, u.raw, u.total)
 		if u.profile&disk.BlockGroupData == 0 {
-			if u.profile&disk.BlockGroupMetadata != 0 {
-				metaFree += free
-			}
 			continue
 		}
-		if u.total >= dataTotal { // the profile of most of the data
-			data = u.profile
+		if u.total > most { // the profile of most of the data
+			data, most = u.profile, u.total
 		}
-		t.avail += free
+		t.avail += u.total - used
 		dataTotal, dataRaw = dataTotal+u.total, dataRaw+u.raw
 	}
 	var holes []uint64
@@ -62,34 +59,24 @@ func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
 			holes = append(holes, d.Item.TotalBytes-min(d.Item.BytesUsed, d.Item.TotalBytes))
 		}
 	}
-	if dataTotal == 0 {
-		data = newData(groups)
+	p := disk.ProfileOf(data)
+	t.avail += allocatable(p, holes)
+	switch {
+	case dataRaw > 0:
+		t.size, t.free = scale(raw, dataTotal, dataRaw), scale(raw-min(usedRaw, raw), dataTotal, dataRaw)
+	default: // a filesystem without data yet
+		t.size, t.free = raw, raw-min(usedRaw, raw)
 	}
-	t.avail += allocatable(disk.ProfileOf(data), holes)
-	t.free = t.avail + metaFree
-	t.size = raw
-	if dataRaw > 0 {
-		t.size = scale(raw, dataTotal, dataRaw)
-	} else if p := disk.ProfileOf(data); p != nil {
-		t.size = raw / uint64(max(1, p.Copies))
-	}
-	t.size = max(t.size, t.free)
+	t.avail = min(t.avail, t.size)
+	t.free = max(t.free, t.avail)
 	return t, nil
-}
-
-// newData is the profile of the first data chunk: single, or, in a filesystem
-// with mixed block groups, theirs.
-func newData(groups []usage) disk.BlockGroupFlags {
-	for _, u := range groups {
-		if u.profile&disk.BlockGroupData != 0 {
-			return u.profile
-		}
-	}
-	return disk.BlockGroupData
 }
 
 // scale is n*num/den; the product need not fit 64 bits.
 func scale(n, num, den uint64) uint64 {
+	if den == 0 {
+		return n
+	}
 	return uint64(float64(n) * (float64(num) / float64(den)))
 }
 
