@@ -63,8 +63,12 @@ func (t *tree) numberSubvolume(subvols []*subvolume, sv uint16) error {
 			if err != nil {
 				return err
 			}
-			if t.inodes[id].isDir() {
+			switch i := &t.inodes[id]; {
+			case i.isDir():
+				i.flags |= t.inodes[dir].flags
 				stack = append(stack, id)
+			case i.isRegular():
+				i.flags |= t.inodes[dir].flags
 			}
 		}
 		slices.Reverse(stack[first:])
