@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"gobtrfs/blockdev"
@@ -20,6 +22,8 @@ const DefaultCacheBytes = 256 << 20
 // committed state, with what fsync made durable after it, if all devices are
 // there.
 type Options struct {
+	// Writable opens for writing. Default: for reading only.
+	Writable bool
 	// Devices are the paths of further members.
 	Devices []string
 	// Degraded opens although devices are missing. Default: they must be there.
@@ -39,11 +43,16 @@ type Options struct {
 	CacheBytes int64
 	// Events are told of damage and repairs. Default: nobody is.
 	Events Events
+	// Clock and Rand are where times and UUIDs of what is written come from.
+	// Default: the system's.
+	Clock Clock
+	Rand  io.Reader
 }
 
 // FS is an open filesystem.
 type FS struct {
-	store   *fstree.Store
+	store   atomic.Pointer[fstree.Store] // of the last commit
+	w       *fstree.Writer               // nil: open for reading
 	vol     *volume.Volume
 	devices []blockdev.Device // owned: closed by Close
 }
@@ -59,7 +68,7 @@ func Open(ctx context.Context, path string, o Options) (*FS, error) {
 		return errors.Join(errs...)
 	}
 	for _, p := range append([]string{path}, o.Devices...) {
-		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: true})
+		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: !o.Writable})
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("btrfs: %w", err), closeAll())
 		}
@@ -88,12 +97,23 @@ func OpenDevices(ctx context.Context, devs []blockdev.Device, o Options) (*FS, e
 	if err != nil {
 		return nil, fmt.Errorf("btrfs: %w", err)
 	}
-	return &FS{store: store, vol: v}, nil
+	f := &FS{vol: v}
+	f.store.Store(store)
+	if o.Writable {
+		if err := f.openWriter(ctx, o); err != nil {
+			return nil, fmt.Errorf("btrfs: %w", err)
+		}
+	}
+	return f, nil
 }
 
-// Close closes the devices that Open opened. No method may be running.
+// Close closes the devices that Open opened. No method may be running. What
+// was changed since the last Sync is lost.
 func (f *FS) Close() error {
 	var errs []error
+	if f.w != nil {
+		f.w.Txn().Close()
+	}
 	for _, d := range f.devices {
 		errs = append(errs, d.Close())
 	}
@@ -111,7 +131,7 @@ func (f *FS) UUID() disk.UUID { return f.Super().FSID }
 func (f *FS) Label() string { return f.Super().Label }
 
 // Store is the layer below, for gobtrfs's own commands.
-func (f *FS) Store() *fstree.Store { return f.store }
+func (f *FS) Store() *fstree.Store { return f.store.Load() }
 
 // TopLevel opens the subvolume at the root of all others, tree 5.
 func (f *FS) TopLevel(ctx context.Context) (*Subvolume, error) {
@@ -120,7 +140,7 @@ func (f *FS) TopLevel(ctx context.Context) (*Subvolume, error) {
 
 // Default opens the subvolume that a mount without options shows.
 func (f *FS) Default(ctx context.Context) (*Subvolume, error) {
-	id, err := f.store.DefaultSubvol(ctx)
+	id, err := f.Store().DefaultSubvol(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("btrfs: find default subvolume: %w", err)
 	}
@@ -130,7 +150,7 @@ func (f *FS) Default(ctx context.Context) (*Subvolume, error) {
 // Subvolume opens a subvolume by its id. The error matches fs.ErrNotExist if
 // there is none.
 func (f *FS) Subvolume(ctx context.Context, id disk.ObjectID) (*Subvolume, error) {
-	sub, err := f.store.Subvol(ctx, id)
+	sub, err := f.Store().Subvol(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("btrfs: %w", err)
 	}
@@ -139,7 +159,7 @@ func (f *FS) Subvolume(ctx context.Context, id disk.ObjectID) (*Subvolume, error
 
 // Subvolumes lists all subvolumes, the top level first, by rising id.
 func (f *FS) Subvolumes(ctx context.Context) ([]SubvolumeInfo, error) {
-	ids, err := f.store.SubvolIDs(ctx)
+	ids, err := f.Store().SubvolIDs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("btrfs: list subvolumes: %w", err)
 	}
@@ -182,7 +202,7 @@ func (s *Subvolume) Info(ctx context.Context) (SubvolumeInfo, error) {
 		if depth == maxSubvolDepth {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), syscall.ELOOP)
 		}
-		parent, ref, ok, err := s.fs.store.Parent(ctx, id)
+		parent, ref, ok, err := s.fs.Store().Parent(ctx, id)
 		if err != nil {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
 		}
@@ -193,7 +213,7 @@ func (s *Subvolume) Info(ctx context.Context) (SubvolumeInfo, error) {
 			info.ParentID = parent
 		}
 		parts = append(parts, string(ref.Name))
-		sub, err := s.fs.store.Subvol(ctx, parent)
+		sub, err := s.fs.Store().Subvol(ctx, parent)
 		if err != nil {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
 		}

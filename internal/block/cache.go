@@ -53,7 +53,10 @@ type Cache struct {
 	perShard int
 	ahead    chan struct{} // bounds prefetches under way
 
+	view *view // of another cache; nil: a cache of its own
+
 	hits, misses atomic.Uint64
+	generation   atomic.Uint64 // of the superblock, if it moved on since New; written by SetGeneration
 
 	shards [shardCount]shard
 }
@@ -106,8 +109,11 @@ func (c *Cache) shard(a disk.Logical) *shard {
 // items are valid and it meets e. Errors are *volume.CorruptError if every
 // copy is bad, *volume.DeviceError if none could be read, or ctx's error.
 func (c *Cache) Get(ctx context.Context, addr disk.Logical, e Expect) (disk.Node, error) {
+	if c.view != nil {
+		return c.view.get(ctx, addr, e)
+	}
 	s := c.shard(addr)
-	for {
+	for stale := false; ; {
 		s.mu.RLock()
 		ent := s.entries[addr]
 		s.mu.RUnlock()
@@ -144,6 +150,13 @@ func (c *Cache) Get(ctx context.Context, addr disk.Logical, e Expect) (disk.Node
 		}
 		// Another parent may have led to the same node before.
 		if err := e.check(ent.node); err != nil {
+			if !mine && !stale {
+				// A read that overlapped a commit may have kept what stood
+				// here before: look once at the device.
+				stale = true
+				c.forget(s, ent)
+				continue
+			}
 			return nil, c.corrupt(addr, e, err)
 		}
 		return ent.node, nil
@@ -201,14 +214,16 @@ func (s *shard) insertLocked(ent *entry, limit int) {
 
 // read fills buf from a mirror that holds what e expects.
 func (c *Cache) read(ctx context.Context, addr disk.Logical, buf disk.Node, e Expect) error {
+	g := c.geometry
+	g.Generation = max(g.Generation, disk.TransID(c.generation.Load()))
 	err := c.vol.ReadNode(ctx, addr, buf, func(n disk.Node) error {
 		if err := e.check(n); err != nil {
 			return err
 		}
 		if n.IsLeaf() {
-			return disk.CheckLeaf(n, c.geometry)
+			return disk.CheckLeaf(n, g)
 		}
-		return disk.CheckNode(n, c.geometry)
+		return disk.CheckNode(n, g)
 	})
 	if corrupt, ok := errors.AsType[*volume.CorruptError](err); ok {
 		c.place(corrupt, e)
@@ -233,6 +248,12 @@ func (c *Cache) corrupt(addr disk.Logical, e Expect, cause error) error {
 // Prefetch starts to read addr in the background if few such reads are under
 // way; it never waits. Errors are left for the Get that needs the node.
 func (c *Cache) Prefetch(ctx context.Context, addr disk.Logical, e Expect) {
+	if v := c.view; v != nil {
+		if v.over == nil || v.over.Get(addr) == nil {
+			v.base.Prefetch(ctx, addr, e)
+		}
+		return
+	}
 	s := c.shard(addr)
 	s.mu.RLock()
 	known := s.entries[addr] != nil

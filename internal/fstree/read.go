@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/block"
 	"gobtrfs/internal/compress"
 	"gobtrfs/internal/volume"
 )
@@ -135,7 +136,11 @@ func (r *Reader) readSectors(ctx context.Context, e *Extent, p []byte, at disk.L
 			return r.placed(err, e)
 		}
 	}
-	return r.placed(r.v.store.vol.ReadData(ctx, at, p, sums), e)
+	err := r.placed(r.v.store.vol.ReadData(ctx, at, p, sums), e)
+	if r.v.store.stale.Load() {
+		return block.ErrStale
+	}
+	return err
 }
 
 // placed adds the file to an error about data.

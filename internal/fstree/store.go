@@ -29,13 +29,18 @@ type Options struct {
 	// IgnoreDataCsums returns data without verifying it, for what is read only
 	// to be looked at (filesystems whose checksum tree is gone).
 	IgnoreDataCsums bool
+	// Cache is one that other stores of the same volume use too.
+	// Default: a new one.
+	Cache *block.Cache
 }
 
 // Store is an open filesystem.
 type Store struct {
 	vol        *volume.Volume
 	super      *disk.Superblock
+	base       *block.Cache // what cache is a view of
 	cache      *block.Cache
+	stale      atomic.Bool // see Retire
 	sectorSize uint64
 	rootTree   *btree.Tree
 	csumTree   *btree.Tree // nil: no data has checksums
@@ -52,11 +57,16 @@ type Store struct {
 // there is one, is connected to v.
 func Open(ctx context.Context, v *volume.Volume, o Options) (*Store, error) {
 	sb := v.Super()
+	base := o.Cache
+	if base == nil {
+		base = block.New(v, block.Options{Bytes: o.CacheBytes})
+	}
 	s := &Store{
-		vol: v, super: sb, cache: block.New(v, block.Options{Bytes: o.CacheBytes}),
+		vol: v, super: sb, base: base,
 		sectorSize: uint64(sb.SectorSize), ignoreSums: o.IgnoreDataCsums,
 		subvols: make(map[disk.ObjectID]*Subvol),
 	}
+	s.cache = base.Until(&s.stale)
 	s.rootTree = btree.New(s.cache, btree.Root{
 		ID: disk.TreeRoot, Bytenr: sb.Root, Level: int(sb.RootLevel), Generation: sb.Generation,
 	})
@@ -83,7 +93,11 @@ func Open(ctx context.Context, v *volume.Volume, o Options) (*Store, error) {
 func (s *Store) Volume() *volume.Volume { return s.vol }
 
 // Cache is the cache of tree blocks.
-func (s *Store) Cache() *block.Cache { return s.cache }
+func (s *Store) Cache() *block.Cache { return s.base }
+
+// Retire ends the store: a later transaction is about to overwrite what it
+// reads. Reading fails with block.ErrStale from now on.
+func (s *Store) Retire() { s.stale.Store(true) }
 
 // Tree finds a tree by its id. The root and the chunk tree have no root item;
 // theirs comes back empty. The error wraps syscall.ENOENT if there is none.

@@ -1,0 +1,277 @@
+package fstree
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"syscall"
+
+	"gobtrfs/disk"
+)
+
+// truncateBatch is how many extents one operation of a truncation removes.
+const truncateBatch = 64
+
+// Truncate sets the size of a regular file. A long file that becomes shorter
+// does so in several operations, from its end.
+func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint64) error {
+	if size > math.MaxInt64 {
+		return fmt.Errorf("size %d: %w", size, syscall.EFBIG)
+	}
+	for done := false; !done; {
+		err := w.doData(ctx, sub, itemsWrite+truncateBatch, 2*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
+			item, err := f.open(ctx, ino)
+			if err != nil {
+				return err
+			}
+			if item.Flags&disk.InodeAppend != 0 {
+				return fmt.Errorf("inode %d may only be appended to: %w", uint64(ino), syscall.EPERM)
+			}
+			if size >= item.Size {
+				done, err = true, f.extend(ctx, size)
+			} else {
+				done, err = f.shrink(ctx, size)
+			}
+			if err != nil {
+				return err
+			}
+			f.item.Mtime, f.item.Ctime = f.now, f.now
+			return f.putInode(ctx, ino, &f.item)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extend makes the file longer; what is new reads as zeros.
+func (f *fileEdit) extend(ctx context.Context, size uint64) error {
+	inline, err := f.isInline(ctx)
+	if err != nil || size == f.item.Size {
+		return err
+	}
+	sector := f.w.tx.SectorSize()
+	switch {
+	case inline && size <= maxInline && size < sector:
+		return f.write(ctx, make([]byte, size-f.item.Size), f.item.Size)
+	case inline:
+		if err := f.uninline(ctx); err != nil {
+			return err
+		}
+	}
+	if err := f.fillGap(ctx, roundUp(size, sector)); err != nil {
+		return err
+	}
+	f.item.Size = size
+	return nil
+}
+
+// shrink makes the file shorter by as much as truncateBatch allows, and says
+// whether it has the size. What then follows the end in the last sector is
+// zeros: it would show if the file grew again.
+func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err error) {
+	sector := f.w.tx.SectorSize()
+	inline, err := f.isInline(ctx)
+	if err != nil {
+		return false, err
+	}
+	if inline {
+		whole := make([]byte, size)
+		if err := f.read(ctx, whole, 0); err != nil {
+			return false, err
+		}
+		if err := f.drop(ctx, 0, sector); err != nil {
+			return false, err
+		}
+		f.item.Size = size
+		if size == 0 {
+			return true, nil
+		}
+		f.item.NBytes += size
+		return true, f.insertInline(ctx, f.ino, whole)
+	}
+	keep := roundUp(size, sector)
+	for n := 0; ; n++ {
+		k, ext, ok, err := f.last(ctx, math.MaxInt64)
+		if err != nil {
+			return false, err
+		}
+		if !ok || ext.End <= keep {
+			break
+		}
+		if n == truncateBatch {
+			f.item.Size = min(f.item.Size, ext.End)
+			return false, nil
+		}
+		if err := f.cut(ctx, k, &ext, keep, max(ext.End, keep)); err != nil {
+			return false, err
+		}
+	}
+	if size%sector != 0 {
+		if err := f.zeroTail(ctx, size); err != nil {
+			return false, err
+		}
+	}
+	f.item.Size = size
+	return true, nil
+}
+
+// zeroTail writes the sector that holds offset size anew, with zeros from
+// there on, if there is data in it.
+func (f *fileEdit) zeroTail(ctx context.Context, size uint64) error {
+	sector := f.w.tx.SectorSize()
+	from := size / sector * sector
+	_, ext, ok, err := f.last(ctx, from+1)
+	if err != nil || !ok || ext.End <= from || !ext.IsData() {
+		return err
+	}
+	buf := make([]byte, sector)
+	if err := f.read(ctx, buf[:size-from], from); err != nil {
+		return err
+	}
+	if err := f.drop(ctx, from, from+sector); err != nil {
+		return err
+	}
+	return f.writeExtents(ctx, buf, from)
+}
+
+// PunchHole makes a range of a file read as zeros and gives its space back.
+// The size stays.
+func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
+	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
+		return fmt.Errorf("hole of %d bytes at %d: %w", n, off, syscall.EINVAL)
+	}
+	return w.doData(ctx, sub, itemsWrite+truncateBatch, 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
+		item, err := f.open(ctx, ino)
+		if err != nil {
+			return err
+		}
+		sector := w.tx.SectorSize()
+		end := min(off+n, roundUp(item.Size, sector))
+		inline, err := f.isInline(ctx)
+		if err != nil || off >= end {
+			return err
+		}
+		if inline {
+			return f.zero(ctx, off, min(end, item.Size))
+		}
+		from, to := roundUp(off, sector), end/sector*sector
+		if from >= to {
+			return f.zero(ctx, off, min(end, item.Size))
+		}
+		if err := f.drop(ctx, from, to); err != nil {
+			return err
+		}
+		if !f.noHoles() {
+			if err := f.insertHoles(ctx, from, to); err != nil {
+				return err
+			}
+		}
+		if off < from {
+			if err := f.zero(ctx, off, from); err != nil {
+				return err
+			}
+		}
+		return f.zero(ctx, to, min(end, item.Size))
+	})
+}
+
+// zero writes zeros between two offsets of one or two sectors, unless there is
+// no data, and writes the inode.
+func (f *fileEdit) zero(ctx context.Context, from, to uint64) error {
+	if from < to {
+		_, ext, ok, err := f.last(ctx, to)
+		if err != nil {
+			return err
+		}
+		if ok && ext.End > from && ext.IsData() {
+			if err := f.write(ctx, make([]byte, to-from), from); err != nil {
+				return err
+			}
+		}
+	}
+	f.item.Mtime, f.item.Ctime = f.now, f.now
+	return f.putInode(ctx, f.ino, &f.item)
+}
+
+// maxPrealloc is how many bytes one operation preallocates.
+const maxPrealloc = 256 << 20
+
+// Allocate gives space to the holes of a range, which goes on to read as
+// zeros. Unless keepSize is set the file reaches to the range's end at least.
+func (w *Writer) Allocate(ctx context.Context, sub, ino disk.ObjectID, off, n uint64, keepSize bool) error {
+	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
+		return fmt.Errorf("allocation of %d bytes at %d: %w", n, off, syscall.EINVAL)
+	}
+	sector := w.tx.SectorSize()
+	for end := off + n; off < end; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		stop := min(end, off/sector*sector+maxPrealloc)
+		err := w.doData(ctx, sub, itemsWrite+truncateBatch, roundUp(stop, sector)-off/sector*sector+sector, func(ctx context.Context, f *fileEdit) error {
+			if _, err := f.open(ctx, ino); err != nil {
+				return err
+			}
+			if inline, err := f.isInline(ctx); err != nil {
+				return err
+			} else if inline {
+				if err := f.uninline(ctx); err != nil {
+					return err
+				}
+			}
+			if err := f.preallocate(ctx, off/sector*sector, roundUp(stop, sector)); err != nil {
+				return err
+			}
+			if !keepSize && stop > f.item.Size {
+				if err := f.fillGap(ctx, roundUp(stop, sector)); err != nil {
+					return err
+				}
+				f.item.Size = stop
+			}
+			f.item.Flags |= disk.InodePrealloc
+			f.item.Ctime = f.now
+			return f.putInode(ctx, ino, &f.item)
+		})
+		if err != nil {
+			return err
+		}
+		off = stop
+	}
+	return nil
+}
+
+// preallocate fills the holes between two multiples of the sector size.
+func (f *fileEdit) preallocate(ctx context.Context, from, to uint64) error {
+	for at := to; at > from; {
+		_, ext, ok, err := f.last(ctx, at)
+		if err != nil {
+			return err
+		}
+		hole := from // where the hole before at starts
+		if ok && !ext.Hole {
+			if hole = max(hole, ext.End); hole >= at {
+				at = max(from, ext.Start)
+				continue
+			}
+		} else if ok {
+			hole = max(hole, ext.Start)
+		}
+		if err := f.drop(ctx, hole, at); err != nil {
+			return err
+		}
+		for pos := hole; pos < at; {
+			addr, n, err := f.alloc(ctx, at-pos)
+			if err != nil {
+				return err
+			}
+			if err := f.insertExtent(ctx, addr, n, pos, disk.FileExtentPrealloc); err != nil {
+				return err
+			}
+			pos += n
+		}
+		at = hole
+	}
+	return nil
+}

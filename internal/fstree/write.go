@@ -1,0 +1,394 @@
+package fstree
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"syscall"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/csum"
+	"gobtrfs/internal/space"
+)
+
+// maxInline is the longest file that is kept in its item (kernel: the default
+// of the mount option max_inline).
+const maxInline = 2048
+
+// maxWrite is how many bytes one operation writes.
+const maxWrite = 16 << 20
+
+// WriteAt writes to a regular file as io.WriterAt does: long writes are
+// several operations, of which the first n bytes are done when one fails.
+func (w *Writer) WriteAt(ctx context.Context, sub, ino disk.ObjectID, p []byte, off uint64) (n int, err error) {
+	if off > math.MaxInt64-uint64(len(p)) {
+		return 0, fmt.Errorf("write of %d bytes at %d: %w", len(p), off, syscall.EFBIG)
+	}
+	for n < len(p) {
+		if err := context.Cause(ctx); err != nil {
+			return n, err
+		}
+		// Pieces end where extents are best cut.
+		at := off + uint64(n)
+		piece := p[n:min(len(p), n+int(maxWrite-at%maxWrite))]
+		if err := w.writePiece(ctx, sub, ino, piece, at); err != nil {
+			return n, err
+		}
+		n += len(piece)
+	}
+	return n, nil
+}
+
+func (w *Writer) writePiece(ctx context.Context, sub, ino disk.ObjectID, p []byte, off uint64) error {
+	sector := w.tx.SectorSize()
+	// The first sector may have to leave the inode too.
+	need := roundUp(off+uint64(len(p)), sector) - off/sector*sector + sector
+	return w.doData(ctx, sub, itemsWrite, need, func(ctx context.Context, f *fileEdit) error {
+		item, err := f.open(ctx, ino)
+		if err != nil {
+			return err
+		}
+		if item.Flags&disk.InodeAppend != 0 && off < item.Size {
+			return fmt.Errorf("inode %d may only be appended to: %w", uint64(ino), syscall.EPERM)
+		}
+		if err := f.write(ctx, p, off); err != nil {
+			return err
+		}
+		f.item.Mtime, f.item.Ctime = f.now, f.now
+		return f.putInode(ctx, ino, &f.item)
+	})
+}
+
+func roundUp(n, unit uint64) uint64 { return (n + unit - 1) / unit * unit }
+
+// fileEdit changes the contents of one file.
+type fileEdit struct {
+	*edit
+	ino   disk.ObjectID
+	item  disk.InodeItem
+	avail uint64 // promised for contents and not used
+}
+
+// doData is do with a promise of n bytes for contents.
+func (w *Writer) doData(ctx context.Context, sub disk.ObjectID, items int, n uint64, op func(ctx context.Context, f *fileEdit) error) error {
+	if err := w.tx.ReserveData(ctx, n, space.ClassNormal); err != nil {
+		return err
+	}
+	f := fileEdit{avail: n}
+	defer func() { w.tx.ReleaseData(f.avail) }()
+	return w.do(ctx, sub, items, space.ClassNormal, func(ctx context.Context, e *edit) error {
+		f.edit = e
+		return op(ctx, &f)
+	})
+}
+
+// open reads the inode of a regular file that is to be changed.
+func (f *fileEdit) open(ctx context.Context, ino disk.ObjectID) (*disk.InodeItem, error) {
+	item, err := f.inode(ctx, ino)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case item.Mode&modeType == modeDir:
+		return nil, fmt.Errorf("inode %d: %w", uint64(ino), syscall.EISDIR)
+	case item.Mode&modeType != modeReg:
+		return nil, fmt.Errorf("inode %d is no regular file: %w", uint64(ino), syscall.EINVAL)
+	case item.Flags&disk.InodeImmutable != 0:
+		return nil, fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
+	case item.Flags&disk.InodeROVerity != 0:
+		return nil, fmt.Errorf("inode %d is sealed by fs-verity: %w", uint64(ino), syscall.EPERM)
+	}
+	f.ino, f.item = ino, item
+	return &f.item, nil
+}
+
+// read fills p from the file as it is now; behind its end are zeros.
+func (f *fileEdit) read(ctx context.Context, p []byte, off uint64) error {
+	clear(p)
+	if off >= f.item.Size || len(p) == 0 {
+		return nil
+	}
+	v, err := f.view(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = v.Reader(f.ino, &f.item).ReadAt(ctx, p, off)
+	if err == io.EOF {
+		err = nil
+	}
+	return err
+}
+
+// write writes p at off and makes the file longer if need be. The inode is
+// changed in memory only.
+func (f *fileEdit) write(ctx context.Context, p []byte, off uint64) error {
+	sector := f.w.tx.SectorSize()
+	end := off + uint64(len(p))
+	size := max(f.item.Size, end)
+	inline, err := f.isInline(ctx)
+	if err != nil {
+		return err
+	}
+	// A file is inline only as a whole.
+	if size <= maxInline && size < sector && (inline || f.item.NBytes == 0) {
+		whole := make([]byte, size)
+		if err := f.read(ctx, whole[:min(size, f.item.Size)], 0); err != nil {
+			return err
+		}
+		copy(whole[off:], p)
+		if err := f.drop(ctx, 0, sector); err != nil {
+			return err
+		}
+		f.item.Size = size
+		f.item.NBytes += size
+		return f.insertInline(ctx, f.ino, whole)
+	}
+	from, to := off/sector*sector, roundUp(end, sector)
+	if inline && from > 0 {
+		if err := f.uninline(ctx); err != nil {
+			return err
+		}
+	}
+	buf := p
+	if from != off || to != end {
+		buf = make([]byte, to-from)
+		// Only the sectors at the edges keep anything.
+		if err := f.read(ctx, buf[:off-from], from); err != nil {
+			return err
+		}
+		if err := f.read(ctx, buf[end-from:], end); err != nil {
+			return err
+		}
+		copy(buf[off-from:], p)
+	}
+	if err := f.fillGap(ctx, from); err != nil {
+		return err
+	}
+	if err := f.drop(ctx, from, to); err != nil {
+		return err
+	}
+	f.item.Size = size
+	return f.writeExtents(ctx, buf, from)
+}
+
+// isInline says whether the contents are in an item.
+func (f *fileEdit) isInline(ctx context.Context) (bool, error) {
+	k := disk.Key{ObjectID: f.ino, Type: disk.KeyExtentData}
+	data, ok, err := f.t.Get(ctx, k)
+	if err != nil || !ok {
+		return false, err
+	}
+	fe, err := disk.ParseFileExtent(data)
+	if err != nil {
+		return false, f.corrupt(k, err)
+	}
+	return fe.Type == disk.FileExtentInline, nil
+}
+
+// uninline moves contents from the item to an extent of one sector.
+func (f *fileEdit) uninline(ctx context.Context) error {
+	sector := f.w.tx.SectorSize()
+	buf := make([]byte, sector)
+	if err := f.read(ctx, buf, 0); err != nil {
+		return err
+	}
+	if err := f.drop(ctx, 0, sector); err != nil {
+		return err
+	}
+	return f.writeExtents(ctx, buf, 0)
+}
+
+// insertInline makes an inline extent of a file or of a symbolic link.
+func (e *edit) insertInline(ctx context.Context, ino disk.ObjectID, data []byte) error {
+	fe := disk.FileExtent{
+		Generation: e.w.tx.Trans(), RAMBytes: uint64(len(data)), Type: disk.FileExtentInline, Inline: data,
+	}
+	return e.t.Insert(ctx, disk.Key{ObjectID: ino, Type: disk.KeyExtentData}, fe.Append(nil))
+}
+
+// noHoles says whether holes need no items.
+func (e *edit) noHoles() bool { return e.w.base.super.IncompatFlags&disk.IncompatNoHoles != 0 }
+
+// fillGap makes the hole between the file's end and from explicit, on
+// filesystems that want that.
+func (f *fileEdit) fillGap(ctx context.Context, from uint64) error {
+	if end := roundUp(f.item.Size, f.w.tx.SectorSize()); !f.noHoles() && end < from {
+		// Preallocation behind the end of the file stays.
+		return f.insertHoles(ctx, end, from)
+	}
+	return nil
+}
+
+// insertHoles fills what no extent covers between from and to with holes.
+func (f *fileEdit) insertHoles(ctx context.Context, from, to uint64) error {
+	for at := from; at < to; {
+		stop := to
+		it, ok, err := f.t.Floor(ctx, f.extentKey(at))
+		if err != nil {
+			return err
+		}
+		if ok && it.Key.ObjectID == f.ino && it.Key.Type == disk.KeyExtentData {
+			ext, err := f.parse(ctx, it.Key, it.Data)
+			if err != nil {
+				return err
+			}
+			if ext.End > at {
+				at = ext.End
+				continue
+			}
+		}
+		it, ok, err = f.t.Ceil(ctx, f.extentKey(at))
+		if err != nil {
+			return err
+		}
+		if ok && it.Key.ObjectID == f.ino && it.Key.Type == disk.KeyExtentData {
+			stop = min(stop, it.Key.Offset)
+		}
+		fe := disk.FileExtent{Generation: f.w.tx.Trans(), RAMBytes: stop - at, NumBytes: stop - at, Type: disk.FileExtentRegular}
+		if err := f.t.Insert(ctx, f.extentKey(at), fe.Append(nil)); err != nil {
+			return err
+		}
+		at = stop
+	}
+	return nil
+}
+
+func (f *fileEdit) extentKey(off uint64) disk.Key {
+	return disk.Key{ObjectID: f.ino, Type: disk.KeyExtentData, Offset: off}
+}
+
+// parse decodes a file extent item and checks it.
+func (f *fileEdit) parse(ctx context.Context, k disk.Key, data []byte) (Extent, error) {
+	v, err := f.view(ctx)
+	if err != nil {
+		return Extent{}, err
+	}
+	return v.parseExtent(k, data)
+}
+
+// writeExtents writes whole sectors at off, where the file has nothing.
+func (f *fileEdit) writeExtents(ctx context.Context, buf []byte, off uint64) error {
+	for len(buf) > 0 {
+		addr, n, err := f.alloc(ctx, uint64(len(buf)))
+		if err != nil {
+			return err
+		}
+		if err := f.w.tx.WriteData(ctx, addr, buf[:n]); err != nil {
+			return err
+		}
+		if f.item.Flags&disk.InodeNoDataSum == 0 {
+			sums := csum.AppendBlocks(nil, f.w.base.super.CsumType, buf[:n], int(f.w.tx.SectorSize()))
+			if err := f.w.tx.AddCsums(ctx, addr, sums); err != nil {
+				return err
+			}
+		}
+		if err := f.insertExtent(ctx, addr, n, off, disk.FileExtentRegular); err != nil {
+			return err
+		}
+		buf, off = buf[n:], off+n
+	}
+	return nil
+}
+
+// alloc turns a part of the promise into a place.
+func (f *fileEdit) alloc(ctx context.Context, want uint64) (disk.Logical, uint64, error) {
+	if want > f.avail {
+		return 0, 0, fmt.Errorf("%d bytes of contents, %d were promised: %w", want, f.avail, syscall.ENOSPC)
+	}
+	addr, n, err := f.w.tx.AllocData(ctx, want)
+	if err == nil {
+		f.avail -= n
+	}
+	return addr, n, err
+}
+
+// insertExtent adds a whole extent that was just made to the file.
+func (f *fileEdit) insertExtent(ctx context.Context, addr disk.Logical, n, off uint64, typ disk.FileExtentType) error {
+	fe := disk.FileExtent{
+		Generation: f.w.tx.Trans(), RAMBytes: n, Type: typ, DiskBytenr: addr, DiskNumBytes: n, NumBytes: n,
+	}
+	f.w.tx.AddDataRef(f.t, addr, n, f.ino, off, true)
+	f.item.NBytes += n
+	return f.t.Insert(ctx, f.extentKey(off), fe.Append(nil))
+}
+
+// drop takes away what the file has between two offsets that are multiples of
+// the sector size. An extent that reaches into the range is cut; one that
+// reaches beyond both ends is then used twice.
+func (f *fileEdit) drop(ctx context.Context, from, to uint64) error {
+	for {
+		it, ext, ok, err := f.last(ctx, to)
+		if err != nil || !ok || ext.End <= from {
+			return err
+		}
+		if err := f.cut(ctx, it, &ext, from, to); err != nil {
+			return err
+		}
+		if ext.Start <= from {
+			return nil
+		}
+		to = ext.Start
+	}
+}
+
+// last is the last extent that starts before an offset.
+func (f *fileEdit) last(ctx context.Context, before uint64) (k disk.Key, ext Extent, ok bool, err error) {
+	if before == 0 {
+		return k, ext, false, nil
+	}
+	it, ok, err := f.t.Floor(ctx, f.extentKey(before-1))
+	if err != nil || !ok || it.Key.ObjectID != f.ino || it.Key.Type != disk.KeyExtentData {
+		return k, ext, false, err
+	}
+	ext, err = f.parse(ctx, it.Key, slices.Clone(it.Data))
+	return it.Key, ext, err == nil, err
+}
+
+// cut takes the part between from and to out of one extent.
+func (f *fileEdit) cut(ctx context.Context, k disk.Key, ext *Extent, from, to uint64) error {
+	fe := ext.Item
+	real := fe.Type != disk.FileExtentInline && !fe.IsHole()
+	if ext.Start >= from && ext.End <= to {
+		n, err := f.dropExtent(ctx, f.ino, k, fe.Append(nil))
+		f.item.NBytes -= min(f.item.NBytes, n)
+		return err
+	}
+	if fe.Type == disk.FileExtentInline {
+		return fmt.Errorf("inode %d: inline extent is cut at %d to %d: %w", uint64(f.ino), from, to, syscall.EIO)
+	}
+	if real {
+		f.item.NBytes -= min(f.item.NBytes, min(to, ext.End)-max(from, ext.Start))
+	}
+	fe.Generation = f.w.tx.Trans()
+	tail := fe
+	if ext.End > to {
+		// Reference and checksums go by the extent, so only the item moves.
+		tail.NumBytes = ext.End - to
+		if real {
+			tail.Offset += to - ext.Start
+		} else {
+			tail.RAMBytes = tail.NumBytes
+		}
+	}
+	switch {
+	case ext.Start >= from:
+		if err := f.t.Delete(ctx, k); err != nil {
+			return err
+		}
+		return f.t.Insert(ctx, f.extentKey(to), tail.Append(nil))
+	case ext.End > to:
+		if real {
+			f.w.tx.AddDataRef(f.t, fe.DiskBytenr, fe.DiskNumBytes, f.ino, ext.Start-fe.Offset, false)
+		}
+		if err := f.t.Insert(ctx, f.extentKey(to), tail.Append(nil)); err != nil {
+			return err
+		}
+	}
+	fe.NumBytes = from - ext.Start
+	if !real {
+		fe.RAMBytes = fe.NumBytes
+	}
+	return f.t.Update(ctx, k, fe.Append(nil))
+}

@@ -1,0 +1,214 @@
+package fstree
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/block"
+	"gobtrfs/internal/btree"
+	"gobtrfs/internal/space"
+	"gobtrfs/internal/txn"
+)
+
+// Writer changes a filesystem. Its methods are operations on the running
+// transaction: each happens as a whole or not at all, and is durable after the
+// next commit. It is safe for concurrent use.
+//
+// Permissions are the callers'; what the format and POSIX ask of names and
+// types is checked here. Errors wrap the errno that Linux gives.
+type Writer struct {
+	tx   *txn.FS
+	base *Store       // as opened; for what does not change
+	over *block.Cache // what the running transaction sees
+
+	// Of the transaction's writer.
+	nextIno   map[disk.ObjectID]disk.ObjectID // by subvolume: behind the highest inode
+	nextIndex map[dirKey]uint64               // by directory: behind the highest index
+}
+
+type dirKey struct{ sub, dir disk.ObjectID }
+
+// NewWriter makes a writer over tx, whose committed state s shows.
+func NewWriter(tx *txn.FS, s *Store) *Writer {
+	return &Writer{
+		tx: tx, base: s, over: tx.Running(),
+		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64),
+	}
+}
+
+// Txn is the layer below.
+func (w *Writer) Txn() *txn.FS { return w.tx }
+
+// running is a Store of the running transaction's state, good until the next
+// change.
+//
+// REQUIRES: the writer.
+func (w *Writer) running(ctx context.Context) (*Store, error) {
+	csums, err := w.tx.Tree(ctx, disk.TreeCsum)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		vol: w.base.vol, super: w.base.super, base: w.over, cache: w.over, sectorSize: w.base.sectorSize,
+		rootTree: btree.New(w.over, w.tx.RootTree().Root()), csumTree: btree.New(w.over, csums.Root()),
+		subvols: make(map[disk.ObjectID]*Subvol),
+	}
+	return s, nil
+}
+
+// edit is one operation on one subvolume.
+type edit struct {
+	w   *Writer
+	t   *txn.Tree
+	now disk.Time
+}
+
+// Worst cases of operations, in items that are inserted or changed.
+const (
+	itemsName   = 6  // an entry, its index, the inode and its reference, the directory, the root
+	itemsRemove = 16 // a name, an orphan, and the inode's items up to evictBatch
+	itemsWrite  = 10 // a few file extents, their checksums, the inode
+	itemsSubvol = 16
+)
+
+// do runs op on a subvolume that may be written.
+func (w *Writer) do(ctx context.Context, sub disk.ObjectID, items int, c space.Class, op func(ctx context.Context, e *edit) error) error {
+	return w.tx.Do(ctx, items, c, func(ctx context.Context) error {
+		e, err := w.edit(ctx, sub)
+		if err != nil {
+			return err
+		}
+		if e.t.Item().Flags&disk.RootSubvolReadOnly != 0 {
+			return fmt.Errorf("subvolume %d: %w", uint64(sub), syscall.EROFS)
+		}
+		return op(ctx, e)
+	})
+}
+
+func (w *Writer) edit(ctx context.Context, sub disk.ObjectID) (*edit, error) {
+	if !sub.IsSubvolume() {
+		return nil, fmt.Errorf("subvolume %v: %w", sub, syscall.ENOENT)
+	}
+	t, err := w.tx.Tree(ctx, sub)
+	if err != nil {
+		return nil, err
+	}
+	if t.Item().Refs == 0 {
+		return nil, fmt.Errorf("subvolume %d is being deleted: %w", uint64(sub), syscall.ENOENT)
+	}
+	return &edit{w: w, t: t, now: w.tx.Now()}, nil
+}
+
+// view is the subvolume as the operation sees it, good until its next change.
+func (e *edit) view(ctx context.Context) (*Subvol, error) {
+	s, err := e.w.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Subvol{store: s, id: e.t.ID(), item: *e.t.Item(), items: view{tree: btree.New(e.w.over, e.t.Root())}}, nil
+}
+
+// View calls f with a subvolume as the running transaction has it. What f
+// gets, it must not use after it returned.
+func (w *Writer) View(ctx context.Context, sub disk.ObjectID, f func(ctx context.Context, v *Subvol) error) error {
+	return w.tx.Look(ctx, func(ctx context.Context) error {
+		e, err := w.edit(ctx, sub)
+		if err != nil {
+			return err
+		}
+		v, err := e.view(ctx)
+		if err != nil {
+			return err
+		}
+		return f(ctx, v)
+	})
+}
+
+func inodeKey(ino disk.ObjectID) disk.Key { return disk.Key{ObjectID: ino, Type: disk.KeyInodeItem} }
+
+func (e *edit) inode(ctx context.Context, ino disk.ObjectID) (disk.InodeItem, error) {
+	data, ok, err := e.t.Get(ctx, inodeKey(ino))
+	if err != nil {
+		return disk.InodeItem{}, err
+	}
+	if !ok {
+		return disk.InodeItem{}, fmt.Errorf("inode %d of subvolume %d: %w", uint64(ino), uint64(e.t.ID()), syscall.ENOENT)
+	}
+	item, err := disk.ParseInodeItem(data)
+	if err != nil {
+		return item, e.corrupt(inodeKey(ino), err)
+	}
+	return item, nil
+}
+
+func (e *edit) corrupt(k disk.Key, cause error) error { return e.w.base.corrupt(e.t.ID(), k, cause) }
+
+// putInode writes an inode that was changed.
+func (e *edit) putInode(ctx context.Context, ino disk.ObjectID, item *disk.InodeItem) error {
+	item.TransID = e.w.tx.Trans()
+	item.Sequence++
+	if err := e.t.Update(ctx, inodeKey(ino), item.Append(nil)); err != nil {
+		return err
+	}
+	e.touchRoot()
+	return nil
+}
+
+// touchRoot says in the root item that the subvolume was changed.
+func (e *edit) touchRoot() {
+	r := e.t.Item()
+	r.CTransID, r.Ctime = e.w.tx.Trans(), e.now
+	e.t.Touch()
+}
+
+// newIno is an inode number that was never used while the filesystem was open.
+func (e *edit) newIno(ctx context.Context) (disk.ObjectID, error) {
+	id := e.t.ID()
+	next, ok := e.w.nextIno[id]
+	if !ok {
+		it, ok, err := e.t.Floor(ctx, disk.Key{ObjectID: disk.LastFreeObjectID, Type: 255, Offset: 1<<64 - 1})
+		if err != nil {
+			return 0, err
+		}
+		next = disk.RootDirObjectID + 1
+		if ok {
+			next = max(next, it.Key.ObjectID+1)
+		}
+	}
+	if next >= disk.LastFreeObjectID {
+		return 0, fmt.Errorf("subvolume %d has no inode number left: %w", uint64(id), syscall.ENOSPC)
+	}
+	e.w.nextIno[id] = next + 1
+	return next, nil
+}
+
+const firstIndex = 2 // 0 and 1 stand for "." and ".."
+
+// newIndex is the index of a directory's next entry.
+func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) {
+	k := dirKey{e.t.ID(), dir}
+	next, ok := e.w.nextIndex[k]
+	if !ok {
+		it, ok, err := e.t.Floor(ctx, disk.Key{ObjectID: dir, Type: disk.KeyDirIndex, Offset: 1<<64 - 1})
+		if err != nil {
+			return 0, err
+		}
+		next = firstIndex
+		if ok && it.Key.ObjectID == dir && it.Key.Type == disk.KeyDirIndex {
+			next = it.Key.Offset + 1
+		}
+	}
+	if len(e.w.nextIndex) > maxIndexes {
+		clear(e.w.nextIndex) // only a memory of what the tree says
+	}
+	e.w.nextIndex[k] = next + 1
+	return next, nil
+}
+
+// maxIndexes bounds the directories whose next index is remembered.
+const maxIndexes = 1 << 16
+
+// Commit makes everything durable that was done before.
+func (w *Writer) Commit(ctx context.Context) error { return w.tx.Commit(ctx) }

@@ -1,0 +1,243 @@
+package txn
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/space"
+)
+
+const (
+	// maxHeads and maxDirtyBytes bound what one transaction gathers before it
+	// is committed: memory, and the work that its commit must find room for.
+	maxHeads      = 4000
+	maxDirtyBytes = 128 << 20
+	// maxPasses bounds the search for the fixed point. Each pass changes only
+	// what the pass before made necessary; it has never taken ten.
+	maxPasses = 100
+)
+
+// Do runs one operation as part of the running transaction: it has promises
+// for so many items, and no other operation runs. An error of op from before
+// its first change is returned and nothing has happened; after that it aborts
+// the filesystem. The context that op gets is not cancelled any more.
+func (f *FS) Do(ctx context.Context, items int, c space.Class, op func(ctx context.Context) error) error {
+	if err := f.Err(); err != nil {
+		return err
+	}
+	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
+	n := space.Bytes(items) * u.Insert()
+	if err := f.space.Metadata().Reserve(ctx, n, c); err != nil {
+		return err
+	}
+	if err := f.lockWriter(ctx); err != nil {
+		f.space.Metadata().Release(n)
+		return err
+	}
+	defer f.unlockWriter()
+	f.pool = n
+	before := f.changes
+	ctx = context.WithoutCancel(ctx)
+	err := op(ctx)
+	if err != nil && f.changes != before {
+		err = f.abort(err)
+	}
+	n, f.pool = f.pool, 0
+	f.space.Metadata().Release(n)
+	if err != nil {
+		return err
+	}
+	if f.refs.len() > maxHeads || f.dirty.Len()*f.geometry.NodeSize > maxDirtyBytes {
+		return f.commitLocked(ctx)
+	}
+	return nil
+}
+
+// Commit makes everything durable that was done before. Once it has begun it
+// is not cancelled.
+func (f *FS) Commit(ctx context.Context) error {
+	if err := f.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer f.unlockWriter()
+	return f.commitLocked(context.WithoutCancel(ctx))
+}
+
+// commitLocked commits. The writer must be held.
+func (f *FS) commitLocked(ctx context.Context) error {
+	if !f.touched && !f.chunkTouched.Load() {
+		return nil
+	}
+	f.committing = true
+	err := f.commit(ctx)
+	f.committing = false
+	n := f.pool
+	f.pool = 0
+	f.space.Metadata().Release(n)
+	if err != nil {
+		return f.abort(fmt.Errorf("commit transaction %d: %w", uint64(f.trans), err))
+	}
+	return nil
+}
+
+func (f *FS) commit(ctx context.Context) error {
+	if err := f.settle(ctx); err != nil {
+		return err
+	}
+	defer f.unlockGrowth() // settle took it
+	if err := f.cache.Write(ctx, f.dirty); err != nil {
+		return err
+	}
+	if err := f.vol.Sync(); err != nil {
+		return err
+	}
+	sb, err := f.nextSuper(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.vol.WriteSuper(ctx, sb, maps.Clone(f.devItems)); err != nil {
+		return err
+	}
+	f.cache.SetGeneration(f.trans)
+	f.cache.Settle(f.dirty)
+	if f.opts.Committed != nil {
+		if err := f.opts.Committed(sb); err != nil {
+			return err
+		}
+	}
+	done := f.trans
+	f.trans++
+	f.touched = false
+	f.chunkTouched.Store(false)
+	f.super = sb.Clone()
+	maps.DeleteFunc(f.trees, func(_ disk.ObjectID, t *Tree) bool { return t.gone })
+	if err := f.dropChunks(); err != nil {
+		return err
+	}
+	f.space.CommitDone(done)
+	f.sizeReserves()
+	return nil
+}
+
+// settle brings all trees up to date with each other (X2). Every step may make
+// the ones before necessary again; it ends because nodes are copied once in a
+// transaction, so the trees soon change in place. On success growth is held
+// and nothing is left to do.
+func (f *FS) settle(ctx context.Context) error {
+	for range maxPasses {
+		if err := f.writeNewGroups(ctx); err != nil {
+			return err
+		}
+		if err := f.runRefs(ctx); err != nil {
+			return err
+		}
+		groups, err := f.writeGroups(ctx)
+		if err != nil {
+			return err
+		}
+		roots, err := f.writeRoots(ctx)
+		if err != nil {
+			return err
+		}
+		if groups || roots || f.refs.len() > 0 {
+			continue
+		}
+		if err := f.lockGrowth(ctx); err != nil {
+			return err
+		}
+		if f.refs.len() == 0 && len(f.space.NewGroups()) == 0 {
+			return nil
+		}
+		f.unlockGrowth()
+	}
+	return fmt.Errorf("the trees did not settle in %d passes: %w", maxPasses, errInternal)
+}
+
+// writeRoots enters the trees' roots in the root tree, and says whether any
+// had moved.
+func (f *FS) writeRoots(ctx context.Context) (changed bool, err error) {
+	for _, id := range slices.Sorted(maps.Keys(f.trees)) {
+		t := f.trees[id]
+		if t.gone || !t.changed && t.Root() == t.written {
+			continue
+		}
+		r := t.Root()
+		t.item.Bytenr, t.item.Level = r.Bytenr, uint8(r.Level)
+		t.item.Generation, t.item.GenerationV2 = f.trans, f.trans
+		t.changed, t.written = false, r
+		if err := f.root.Update(ctx, t.key, t.item.Append(nil)); err != nil {
+			return true, err
+		}
+		changed = true
+	}
+	return changed, nil
+}
+
+// nextSuper is the superblock of this commit.
+func (f *FS) nextSuper(ctx context.Context) (*disk.Superblock, error) {
+	sb := f.super.Clone()
+	r, c := f.root.Root(), f.chunk.Root()
+	sb.Generation = f.trans
+	sb.Root, sb.RootLevel = r.Bytenr, uint8(r.Level)
+	sb.ChunkRoot, sb.ChunkRootLevel, sb.ChunkRootGen = c.Bytenr, uint8(c.Level), c.Generation
+	sb.BytesUsed = f.bytesUsed
+	sb.Flags |= disk.SuperFlagWritten
+	if f.hasUUIDGen {
+		sb.UUIDTreeGeneration = uint64(f.trans)
+	}
+	b, err := f.backup(ctx, sb)
+	if err != nil {
+		return nil, err
+	}
+	// Behind the newest of them, so that the four are of four commits.
+	newest := 0
+	for i := range sb.BackupRoots {
+		if sb.BackupRoots[i].TreeRootGen > sb.BackupRoots[newest].TreeRootGen {
+			newest = i
+		}
+	}
+	sb.BackupRoots[(newest+1)%disk.NumBackupRoots] = b
+	return sb, nil
+}
+
+func (f *FS) backup(ctx context.Context, sb *disk.Superblock) (disk.RootBackup, error) {
+	b := disk.RootBackup{
+		TreeRoot: sb.Root, TreeRootGen: sb.Generation, TreeRootLevel: sb.RootLevel,
+		ChunkRoot: sb.ChunkRoot, ChunkRootGen: sb.ChunkRootGen, ChunkRootLevel: sb.ChunkRootLevel,
+		TotalBytes: sb.TotalBytes, BytesUsed: sb.BytesUsed, NumDevices: sb.NumDevices,
+	}
+	top, err := f.Tree(ctx, disk.TreeFS)
+	if err != nil {
+		return b, err
+	}
+	set := func(t *Tree, at *disk.Logical, gen *disk.TransID, level *uint8) {
+		r := t.Root()
+		*at, *gen, *level = r.Bytenr, r.Generation, uint8(r.Level)
+	}
+	set(top, &b.FSRoot, &b.FSRootGen, &b.FSRootLevel)
+	set(f.extent, &b.ExtentRoot, &b.ExtentRootGen, &b.ExtentRootLevel)
+	set(f.dev, &b.DevRoot, &b.DevRootGen, &b.DevRootLevel)
+	set(f.csum, &b.CsumRoot, &b.CsumRootGen, &b.CsumRootLevel)
+	return b, nil
+}
+
+// sizeReserves makes the standing reserves fit the trees that draw on them.
+func (f *FS) sizeReserves() {
+	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
+	trees := space.Bytes(f.root.item.BytesUsed + f.extent.item.BytesUsed + f.csum.item.BytesUsed)
+	if f.fst != nil {
+		trees += space.Bytes(f.fst.tree.item.BytesUsed)
+	}
+	bgt := f.groupTree != f.extent
+	if bgt {
+		trees += space.Bytes(f.groupTree.item.BytesUsed)
+	}
+	f.space.GlobalReserve().Resize(u.GlobalReserveSize(trees, f.fst != nil, bgt))
+	// A commit copies at most every node of these trees, and splits some; of
+	// large ones it touches two leaves per head and little above them.
+	most := space.Bytes(2*maxHeads*5/4) * u.NodeSize
+	f.space.CommitReserve().Resize(min(2*trees+16*u.NodeSize, most))
+}

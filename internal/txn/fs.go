@@ -1,0 +1,383 @@
+package txn
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/block"
+	"gobtrfs/internal/btree"
+	"gobtrfs/internal/clock"
+	"gobtrfs/internal/space"
+	"gobtrfs/internal/volume"
+)
+
+// ErrAborted is wrapped by every error after a change failed half-way: the
+// disk stays at the last commit and can be read.
+var ErrAborted = errors.New("filesystem aborted, open it again")
+
+// Options of an FS.
+type Options struct {
+	Clock clock.Clock // Default: clock.System.
+	Rand  io.Reader   // for UUIDs. Default: crypto/rand.
+	// Committed is called at each commit when its superblock is durable, and
+	// before anything that the one before refers to can be overwritten.
+	// An error aborts.
+	Committed func(sb *disk.Superblock) error
+	// Space are events of the allocator.
+	Space space.Events
+}
+
+// FS is a filesystem that is open for writing. It is safe for concurrent use;
+// operations take turns.
+type FS struct {
+	// Immutable.
+	vol           *volume.Volume
+	cache         *block.Cache
+	space         *space.FS
+	opts          Options
+	geometry      disk.Geometry
+	nodeFSID      disk.UUID
+	chunkTreeUUID disk.UUID
+	hasUUIDGen    bool // the UUID tree is known to be complete
+
+	writer chan struct{} // a semaphore: one operation or the commit
+	growth chan struct{} // a semaphore: the chunk tree
+
+	failure      atomic.Pointer[error]
+	abortOnce    sync.Once
+	chunkTouched atomic.Bool // a chunk was made in this transaction
+
+	dirty *block.Dirty
+	refs  refs
+
+	// Of the writer. trans changes with growth held too.
+	trans      disk.TransID
+	trees      map[disk.ObjectID]*Tree
+	root       *Tree
+	extent     *Tree
+	dev        *Tree
+	csum       *Tree // nil: there is none
+	groupTree  *Tree // where block group items are
+	fst        *freeTree
+	groups     []*group // in order of address
+	bytesUsed  uint64
+	pool       space.Bytes // promised to the running operation
+	committing bool
+	touched    bool   // something changed since the last commit
+	changes    uint64 // counts changes, so that a failed operation can say whether it made any
+
+	// Of growth.
+	chunk    *Tree
+	super    *disk.Superblock // of the next commit; the writer fills in the rest
+	devItems map[disk.DevID]disk.DevItem
+	system   *space.Reserve // pays for nodes of the chunk tree
+	leaving  []disk.Logical // chunks removed in this transaction
+}
+
+// Open makes the filesystem on v, whose committed state cache holds, writable.
+// It refuses by name (*volume.UnsupportedError) what cannot be written.
+func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) (*FS, error) {
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	sb := v.Super()
+	if why := v.ReadOnly(); len(why) > 0 {
+		return nil, fmt.Errorf("%w: %s", volume.ErrReadOnly, why[0])
+	}
+	f := &FS{
+		vol: v, cache: cache, opts: o, geometry: sb.Geometry(), nodeFSID: sb.NodeFSID(),
+		hasUUIDGen: sb.UUIDTreeGeneration == uint64(sb.Generation),
+		writer:     make(chan struct{}, 1), growth: make(chan struct{}, 1),
+		dirty: block.NewDirty(),
+		trans: sb.Generation + 1, trees: make(map[disk.ObjectID]*Tree), bytesUsed: sb.BytesUsed,
+		super: sb.Clone(), devItems: make(map[disk.DevID]disk.DevItem),
+	}
+	f.refs.init()
+	if err := f.gate(); err != nil {
+		return nil, err
+	}
+	if err := f.loadTrees(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.gateTrees(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.openSpace(ctx); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *FS) openSpace(ctx context.Context) error {
+	var err error
+	stages := []space.Stage{{
+		Name: "commit", Lane: space.LanePatient,
+		Run: func(ctx context.Context, _ *space.Info, _ space.Bytes) error { return f.Commit(ctx) },
+	}}
+	f.space, err = space.New(space.Config{
+		SectorSize: space.Bytes(f.geometry.SectorSize), NodeSize: space.Bytes(f.geometry.NodeSize),
+		Mixed: f.geometry.IncompatFlags&disk.IncompatMixedGroups != 0, Writer: f,
+		DataStages: stages, MetadataStages: stages, Events: f.opts.Space, Clock: f.opts.Clock,
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.loadDevices(ctx); err != nil {
+		return err
+	}
+	f.sizeReserves()
+	f.space.Open()
+	return nil
+}
+
+func (f *FS) loadTrees(ctx context.Context) error {
+	sb := f.super
+	f.root = f.newTree(disk.TreeRoot, btree.Root{Bytenr: sb.Root, Level: int(sb.RootLevel), Generation: sb.Generation})
+	f.chunk = f.newTree(disk.TreeChunk, btree.Root{Bytenr: sb.ChunkRoot, Level: int(sb.ChunkRootLevel), Generation: sb.ChunkRootGen})
+	n, err := f.cache.Get(ctx, sb.ChunkRoot, block.Expect{Level: int(sb.ChunkRootLevel), Owner: disk.TreeChunk})
+	if err != nil {
+		return err
+	}
+	f.chunkTreeUUID = n.ChunkTreeUUID()
+	if f.extent, err = f.Tree(ctx, disk.TreeExtent); err != nil {
+		return err
+	}
+	if f.dev, err = f.Tree(ctx, disk.TreeDev); err != nil {
+		return err
+	}
+	if f.csum, err = f.Tree(ctx, disk.TreeCsum); err != nil {
+		return err
+	}
+	f.groupTree = f.extent
+	if sb.CompatROFlags&disk.CompatROBlockGroupTree != 0 {
+		if f.groupTree, err = f.Tree(ctx, disk.TreeBlockGroup); err != nil {
+			return err
+		}
+	}
+	if sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 {
+		t, err := f.Tree(ctx, disk.TreeFreeSpace)
+		if err != nil {
+			return err
+		}
+		f.fst = &freeTree{tree: t, sector: uint64(f.geometry.SectorSize)}
+	}
+	return nil
+}
+
+// gate refuses what the superblock and the devices say cannot be written yet.
+func (f *FS) gate() error {
+	unsupported := func(what string) error { return &volume.UnsupportedError{Feature: "writing to " + what} }
+	sb := f.super
+	switch {
+	case sb.LogRoot != 0:
+		return unsupported("a filesystem with a pending log tree: mount it with Linux once")
+	case sb.IncompatFlags&disk.IncompatSimpleQuota != 0:
+		return unsupported("a filesystem with simple quotas")
+	case sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 && sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0:
+		return unsupported("a filesystem whose free-space tree is not valid")
+	}
+	for _, d := range f.vol.Devices() {
+		switch {
+		case d.Missing:
+			return unsupported(fmt.Sprintf("a filesystem without its device %d", uint64(d.ID)))
+		case d.Stale:
+			return unsupported(fmt.Sprintf("a filesystem whose device %d missed commits", uint64(d.ID)))
+		case d.Seed:
+			return unsupported("a filesystem on a seed device")
+		}
+	}
+	const written = disk.BlockGroupDUP | disk.BlockGroupRAID1Mask
+	for _, c := range f.vol.Chunks() {
+		if p := c.Type.Profile(); p&^written != 0 {
+			return unsupported(disk.ProfileOf(c.Type).Name + " block groups")
+		}
+	}
+	return nil
+}
+
+// States of a device replacement in which there is a second device to write.
+const (
+	replaceStarted   = 1
+	replaceSuspended = 4
+)
+
+// gateTrees refuses what the trees say cannot be written yet.
+func (f *FS) gateTrees(ctx context.Context) error {
+	unsupported := func(what string) error {
+		return &volume.UnsupportedError{Feature: "writing to a filesystem with " + what}
+	}
+	if _, err := f.Tree(ctx, disk.TreeQuota); err == nil {
+		return unsupported("quotas")
+	} else if !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	it, ok, err := f.root.Floor(ctx, disk.Key{ObjectID: disk.TreeReloc, Type: disk.KeyRootItem, Offset: 1<<64 - 1})
+	if err != nil {
+		return err
+	}
+	if ok && it.Key.ObjectID == disk.TreeReloc {
+		return unsupported("a relocation that was interrupted")
+	}
+	it, ok, err = f.root.Ceil(ctx, disk.Key{ObjectID: disk.BalanceObjectID, Type: disk.KeyTemporaryItem})
+	if err != nil {
+		return err
+	}
+	if ok && it.Key.ObjectID == disk.BalanceObjectID {
+		return unsupported("a balance that is under way")
+	}
+	data, ok, err := f.dev.Get(ctx, disk.Key{Type: disk.KeyDevReplace})
+	if err != nil || !ok {
+		return err
+	}
+	item, err := disk.ParseDevReplaceItem(data)
+	if err == nil && (item.State == replaceStarted || item.State == replaceSuspended) {
+		return unsupported("a device replacement under way")
+	}
+	return err
+}
+
+// Err is why nothing can be written any more, nil while it can.
+func (f *FS) Err() error {
+	if p := f.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// abort ends all writing (X3) and returns the error that everybody gets.
+func (f *FS) abort(cause error) error {
+	f.abortOnce.Do(func() {
+		err := fmt.Errorf("%w: %w", ErrAborted, cause)
+		f.failure.Store(&err)
+		f.space.Abort(err)
+	})
+	return f.Err()
+}
+
+// Close ends all work. What was not committed is lost.
+func (f *FS) Close() {
+	f.abort(space.ErrClosed)
+	f.space.Close()
+}
+
+// Look runs a function that changes nothing while no operation runs.
+func (f *FS) Look(ctx context.Context, look func(ctx context.Context) error) error {
+	if err := f.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer f.unlockWriter()
+	return look(ctx)
+}
+
+// Running is the nodes as the running transaction sees them. Trees that are
+// read through it are those of whoever holds the writer.
+func (f *FS) Running() *block.Cache { return f.cache.Over(f.dirty) }
+
+// RootTree is the tree of roots.
+//
+// REQUIRES: the writer.
+func (f *FS) RootTree() *Tree { return f.root }
+
+// Space is the allocator.
+func (f *FS) Space() *space.FS { return f.space }
+
+// Volume is the devices.
+func (f *FS) Volume() *volume.Volume { return f.vol }
+
+// Trans is the running transaction.
+//
+// REQUIRES: the writer.
+func (f *FS) Trans() disk.TransID { return f.trans }
+
+// Super is the superblock of the next commit, as far as it is known.
+//
+// REQUIRES: the writer.
+func (f *FS) Super() *disk.Superblock { return f.super }
+
+// SectorSize is the unit of file extents, in bytes.
+func (f *FS) SectorSize() uint64 { return uint64(f.geometry.SectorSize) }
+
+// Now is the time that changes are stamped with.
+func (f *FS) Now() disk.Time { return stamp(f.opts.Clock.Now()) }
+
+func stamp(t time.Time) disk.Time { return disk.Time{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())} }
+
+// NewUUID makes a random UUID.
+func (f *FS) NewUUID() (disk.UUID, error) {
+	var u disk.UUID
+	if _, err := io.ReadFull(f.opts.Rand, u[:]); err != nil {
+		return u, fmt.Errorf("make a UUID: %w", err)
+	}
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	return u, nil
+}
+
+func acquire(ctx context.Context, sem chan struct{}) error {
+	select {
+	case sem <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case sem <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (f *FS) lockWriter(ctx context.Context) error {
+	if err := acquire(ctx, f.writer); err != nil {
+		return err
+	}
+	if err := f.Err(); err != nil {
+		<-f.writer
+		return err
+	}
+	return nil
+}
+
+func (f *FS) unlockWriter() { <-f.writer }
+
+func (f *FS) lockGrowth(ctx context.Context) error { return acquire(ctx, f.growth) }
+
+func (f *FS) unlockGrowth() { <-f.growth }
+
+// Insert adds an item; see btree.Editor.
+func (t *Tree) Insert(ctx context.Context, k disk.Key, data []byte) error {
+	return t.note(t.Editor.Insert(ctx, k, data))
+}
+
+// Update replaces an item's data; see btree.Editor.
+func (t *Tree) Update(ctx context.Context, k disk.Key, data []byte) error {
+	return t.note(t.Editor.Update(ctx, k, data))
+}
+
+// Delete removes an item; see btree.Editor.
+func (t *Tree) Delete(ctx context.Context, k disk.Key) error {
+	return t.note(t.Editor.Delete(ctx, k))
+}
+
+// note counts a change that was or may have been made.
+func (t *Tree) note(err error) error {
+	if errors.Is(err, btree.ErrExists) || errors.Is(err, btree.ErrNotFound) || errors.Is(err, btree.ErrTooLarge) {
+		return err
+	}
+	if t.id != disk.TreeChunk {
+		t.fs.changes++
+		t.fs.touched = true
+	}
+	return err
+}

@@ -1,0 +1,357 @@
+package btrfs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"gobtrfs/disk"
+	"gobtrfs/internal/clock"
+	"gobtrfs/internal/fstree"
+	"gobtrfs/internal/txn"
+)
+
+// Clock tells the time.
+type Clock = clock.Clock
+
+// openWriter makes the filesystem writable and finishes what an earlier
+// session left half done.
+func (f *FS) openWriter(ctx context.Context, o Options) error {
+	if o.BackupRoot != 0 || o.SuperMirror != 0 || o.Degraded || o.IgnoreDataChecksums {
+		return fmt.Errorf("open for writing: %w: another state than the last, or not all devices", ErrReadOnly)
+	}
+	base := f.Store()
+	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
+		Clock: o.Clock, Rand: o.Rand,
+		Committed: func(*disk.Superblock) error {
+			next, err := fstree.Open(context.WithoutCancel(ctx), f.vol, fstree.Options{Cache: base.Cache()})
+			if err != nil {
+				return err
+			}
+			f.store.Swap(next).Retire()
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	f.w = fstree.NewWriter(tx, base)
+	if err := f.w.Recover(ctx); err != nil {
+		tx.Close()
+		return fmt.Errorf("finish what was left half done: %w", err)
+	}
+	return nil
+}
+
+// Sync makes everything durable that was done before.
+func (f *FS) Sync(ctx context.Context) error {
+	if f.w == nil {
+		return ErrReadOnly
+	}
+	if err := f.w.Commit(ctx); err != nil {
+		return fmt.Errorf("btrfs: %w", err)
+	}
+	return nil
+}
+
+// Editor changes the files of a subvolume and of those nested in it. Paths
+// start at the subvolume's top directory; symbolic links in them are not
+// followed. Every method happens as a whole or not at all, unless it says
+// otherwise, and is durable after FS.Sync. What it did can be read through FS
+// after that, too.
+type Editor struct {
+	fs  *FS
+	sub disk.ObjectID
+}
+
+// Edit gives the means to change a subvolume of a filesystem that is open for
+// writing.
+func (s *Subvolume) Edit() (*Editor, error) {
+	if s.fs.w == nil {
+		return nil, fmt.Errorf("btrfs: %w", ErrReadOnly)
+	}
+	return &Editor{s.fs, s.ID()}, nil
+}
+
+// Attr is what a new file is to be.
+type Attr struct {
+	Perm     fs.FileMode // permission bits, setuid, setgid and sticky
+	UID, GID uint32
+}
+
+func (a Attr) mode(typ uint32) fstree.Attr {
+	return fstree.Attr{Mode: typ | diskPerm(a.Perm), UID: a.UID, GID: a.GID}
+}
+
+// diskPerm is the permission part of st_mode.
+func diskPerm(m fs.FileMode) uint32 {
+	out := uint32(m.Perm())
+	for _, b := range [...]struct {
+		mode fs.FileMode
+		bit  uint32
+	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
+		if m&b.mode != 0 {
+			out |= b.bit
+		}
+	}
+	return out
+}
+
+// pathError says which operation failed on which path.
+func pathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}
+
+// at resolves a path that must exist.
+func (e *Editor) at(ctx context.Context, path string) (sub, ino disk.ObjectID, err error) {
+	p, err := e.fs.w.Resolve(ctx, e.sub, path)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !p.Exists() {
+		return 0, 0, syscall.ENOENT
+	}
+	sub, ino = p.Target()
+	return sub, ino, nil
+}
+
+// name resolves a path whose last component is a name to add or to take away.
+func (e *Editor) name(ctx context.Context, path string) (fstree.Place, error) {
+	p, err := e.fs.w.Resolve(ctx, e.sub, path)
+	if err == nil && p.Dir == 0 {
+		err = syscall.EBUSY // a top directory has no name here
+	}
+	return p, err
+}
+
+func (e *Editor) create(ctx context.Context, path string, a fstree.Attr) error {
+	p, err := e.name(ctx, path)
+	if err != nil {
+		return err
+	}
+	_, err = e.fs.w.Create(ctx, p.Sub, p.Dir, p.Name, a)
+	return err
+}
+
+// Create makes an empty regular file; the path must not exist.
+func (e *Editor) Create(ctx context.Context, path string, a Attr) error {
+	return pathError("create", path, e.create(ctx, path, a.mode(0o100000)))
+}
+
+// Mkdir makes a directory.
+func (e *Editor) Mkdir(ctx context.Context, path string, a Attr) error {
+	return pathError("mkdir", path, e.create(ctx, path, a.mode(0o040000)))
+}
+
+// Symlink makes a symbolic link.
+func (e *Editor) Symlink(ctx context.Context, target, path string, uid, gid uint32) error {
+	return pathError("symlink", path, e.create(ctx, path, fstree.Attr{Mode: 0o120777, UID: uid, GID: gid, Target: target}))
+}
+
+// Mknod makes a device, a fifo or a socket: typ is fs.ModeDevice,
+// fs.ModeDevice|fs.ModeCharDevice, fs.ModeNamedPipe or fs.ModeSocket.
+func (e *Editor) Mknod(ctx context.Context, path string, typ fs.FileMode, major, minor uint32, a Attr) error {
+	mode, ok := map[fs.FileMode]uint32{
+		fs.ModeDevice: 0o060000, fs.ModeDevice | fs.ModeCharDevice: 0o020000,
+		fs.ModeNamedPipe: 0o010000, fs.ModeSocket: 0o140000,
+	}[typ]
+	if !ok {
+		return pathError("mknod", path, syscall.EINVAL)
+	}
+	at := a.mode(mode)
+	at.Rdev = disk.JoinRdev(major, minor)
+	return pathError("mknod", path, e.create(ctx, path, at))
+}
+
+// Link gives a file one more name.
+func (e *Editor) Link(ctx context.Context, target, path string) error {
+	t, err := e.name(ctx, target)
+	if err == nil && !t.Exists() {
+		err = syscall.ENOENT
+	}
+	if err != nil {
+		return pathError("link", target, err)
+	}
+	p, err := e.name(ctx, path)
+	if err == nil && (p.Sub != t.Sub || t.Child != 0) {
+		err = syscall.EXDEV
+	}
+	if err == nil {
+		err = e.fs.w.Link(ctx, p.Sub, p.Dir, p.Name, t.Ino)
+	}
+	return pathError("link", path, err)
+}
+
+// Remove removes a file or an empty directory.
+func (e *Editor) Remove(ctx context.Context, path string) error {
+	p, err := e.name(ctx, path)
+	switch {
+	case err != nil:
+	case !p.Exists():
+		err = syscall.ENOENT
+	case p.Type == disk.FtDir:
+		err = e.fs.w.Rmdir(ctx, p.Sub, p.Dir, p.Name)
+	default:
+		err = e.fs.w.Unlink(ctx, p.Sub, p.Dir, p.Name)
+	}
+	return pathError("remove", path, err)
+}
+
+// Rename moves a name; what has the new name is replaced as rename(2) says.
+// With noReplace that is an error.
+func (e *Editor) Rename(ctx context.Context, from, to string, noReplace bool) error {
+	a, err := e.name(ctx, from)
+	if err == nil && !a.Exists() {
+		err = syscall.ENOENT
+	}
+	if err != nil {
+		return pathError("rename", from, err)
+	}
+	b, err := e.name(ctx, to)
+	if err == nil && a.Sub != b.Sub {
+		err = syscall.EXDEV
+	}
+	if err == nil {
+		err = e.fs.w.Rename(ctx, a.Sub, a.Dir, a.Name, b.Dir, b.Name, noReplace)
+	}
+	return pathError("rename", to, err)
+}
+
+// WriteAt writes to a regular file and makes it longer if need be. Of a long
+// write that fails the first n bytes are done.
+func (e *Editor) WriteAt(ctx context.Context, path string, p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, pathError("write", path, syscall.EINVAL)
+	}
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		n, err = e.fs.w.WriteAt(ctx, sub, ino, p, uint64(off))
+	}
+	return n, pathError("write", path, err)
+}
+
+// copyBuffer is how much WriteFrom reads before it writes.
+const copyBuffer = 16 << 20
+
+// WriteFrom writes everything that r gives to a regular file, from off on.
+func (e *Editor) WriteFrom(ctx context.Context, path string, r io.Reader, off int64) (n int64, err error) {
+	sub, ino, err := e.at(ctx, path)
+	if err != nil || off < 0 {
+		if err == nil {
+			err = syscall.EINVAL
+		}
+		return 0, pathError("write", path, err)
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		m, readErr := io.ReadFull(r, buf)
+		k, err := e.fs.w.WriteAt(ctx, sub, ino, buf[:m], uint64(off+n))
+		n += int64(k)
+		switch {
+		case err != nil:
+			return n, pathError("write", path, err)
+		case readErr == io.EOF || readErr == io.ErrUnexpectedEOF:
+			return n, nil
+		case readErr != nil:
+			return n, pathError("read for", path, readErr)
+		case n == int64(len(buf)) && len(buf) < copyBuffer:
+			// More than a little: write it in large extents.
+			buf = make([]byte, copyBuffer-len(buf))
+		case len(buf) < copyBuffer:
+			buf = make([]byte, copyBuffer)
+		}
+	}
+}
+
+// Truncate sets the size of a regular file.
+func (e *Editor) Truncate(ctx context.Context, path string, size int64) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil && size < 0 {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.Truncate(ctx, sub, ino, uint64(size))
+	}
+	return pathError("truncate", path, err)
+}
+
+// Allocate gives space to the holes of a range of a regular file, in several
+// operations if it is long.
+func (e *Editor) Allocate(ctx context.Context, path string, off, n int64, keepSize bool) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil && (off < 0 || n <= 0) {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.Allocate(ctx, sub, ino, uint64(off), uint64(n), keepSize)
+	}
+	return pathError("allocate", path, err)
+}
+
+// PunchHole makes a range of a regular file read as zeros and gives its space
+// back.
+func (e *Editor) PunchHole(ctx context.Context, path string, off, n int64) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil && (off < 0 || n <= 0) {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.PunchHole(ctx, sub, ino, uint64(off), uint64(n))
+	}
+	return pathError("punch hole in", path, err)
+}
+
+func (e *Editor) setAttr(ctx context.Context, op, path string, c fstree.Change) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.SetAttr(ctx, sub, ino, c)
+	}
+	return pathError(op, path, err)
+}
+
+// Chmod sets the permissions, with setuid, setgid and sticky bit.
+func (e *Editor) Chmod(ctx context.Context, path string, perm fs.FileMode) error {
+	mode := diskPerm(perm)
+	return e.setAttr(ctx, "chmod", path, fstree.Change{Mode: &mode})
+}
+
+// Chown sets owner and group; nil leaves one alone.
+func (e *Editor) Chown(ctx context.Context, path string, uid, gid *uint32) error {
+	return e.setAttr(ctx, "chown", path, fstree.Change{UID: uid, GID: gid})
+}
+
+// Chtimes sets the times of the last access and change of contents; nil leaves
+// one alone.
+func (e *Editor) Chtimes(ctx context.Context, path string, atime, mtime *time.Time) error {
+	conv := func(t *time.Time) *disk.Time {
+		if t == nil {
+			return nil
+		}
+		return &disk.Time{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
+	}
+	return e.setAttr(ctx, "set times of", path, fstree.Change{Atime: conv(atime), Mtime: conv(mtime)})
+}
+
+// SetXattr sets an extended attribute by its full name.
+func (e *Editor) SetXattr(ctx context.Context, path, name string, value []byte) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.SetXattr(ctx, sub, ino, name, value, fstree.XattrAny)
+	}
+	return pathError("set attribute of", path, err)
+}
+
+// RemoveXattr removes an extended attribute.
+func (e *Editor) RemoveXattr(ctx context.Context, path, name string) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.RemoveXattr(ctx, sub, ino, name)
+	}
+	return pathError("remove attribute of", path, err)
+}

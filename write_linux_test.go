@@ -1,0 +1,66 @@
+package btrfs_test
+
+import (
+	"context"
+	"testing"
+
+	"gobtrfs"
+	"gobtrfs/internal/manifest"
+	"gobtrfs/internal/oracle"
+)
+
+// openWritable opens an image for writing.
+func openWritable(t *testing.T, image string) (*btrfs.FS, *btrfs.Editor) {
+	t.Helper()
+	ctx := context.Background()
+	f, err := btrfs.Open(ctx, image, btrfs.Options{Writable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	top, err := f.TopLevel(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := top.Edit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, e
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// judge lets btrfs check and the kernel, reading and writing, look at an image
+// and compares what the kernel shows with what we show.
+func judge(t *testing.T, image string) {
+	t.Helper()
+	oracle.CheckWith(t, oracle.CheckOptions{Data: true}, image)
+	ours := imageManifest(t, image, btrfs.Options{})
+	m := oracle.Mount(t, "ro", image)
+	oracle.RequireSame(t, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), ours, manifest.All)
+	m.Unmount()
+	m = oracle.Mount(t, "", image)
+	oracle.RequireSame(t, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), ours, manifest.All)
+	oracle.Scrub(t, m.Dir)
+	m.Unmount()
+	oracle.Check(t, image)
+}
+
+func TestWriteOneFile(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	ctx := context.Background()
+	image := oracle.Mkfs(t, 256<<20)
+	f, e := openWritable(t, image)
+	must(t, e.Create(ctx, "/hello", btrfs.Attr{Perm: 0o644}))
+	_, err := e.WriteAt(ctx, "/hello", []byte("hello, world\n"), 0)
+	must(t, err)
+	must(t, f.Sync(ctx))
+	must(t, f.Close())
+	judge(t, image)
+}
