@@ -39,10 +39,12 @@ func (a *app) mount(ctx context.Context, r *mountRequest) error {
 // checkMountPoint tells what is in the way, most of all what a killed server
 // leaves behind.
 func checkMountPoint(dir string) error {
-	st, err := os.Stat(dir)
-	if errors.Is(err, unix.ENOTCONN) {
+	// statfs and not stat, which the kernel may still know the answer of.
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); errors.Is(err, unix.ENOTCONN) {
 		return fmt.Errorf("%s is a mount whose server is gone: take it away with 'gobtrfs umount %s' and mount again", dir, dir)
 	}
+	st, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}

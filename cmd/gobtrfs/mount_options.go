@@ -127,6 +127,7 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 	case "log":
 		o.log = value
 	case "user", "comment", "context", "uhelper", "helper", "subtype":
+	case "fd", "rootmode", "user_id", "group_id", "max_read", "blksize": // FUSE's own: mount(8) repeats them to remount
 	default:
 		if slices.Contains(writeOptions, name) {
 			o.ignored = append(o.ignored, name)

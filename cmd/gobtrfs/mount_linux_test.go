@@ -1,0 +1,454 @@
+//go:build linux && !386 && !arm && !mips && !mipsle
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gobtrfs/internal/oracle"
+)
+
+// TestMount builds the program once for all tests of mounting: the server in
+// the background is the program itself, started again.
+func TestMount(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "gobtrfs")
+	oracle.Run(t, "go", "build", "-o", bin, ".")
+	// mount(8)'s name for its helper; and every user must get to the program.
+	if err := errors.Join(os.Symlink("gobtrfs", filepath.Join(dir, "mount.fuse.gobtrfs")), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		test func(t *testing.T, bin string)
+	}{
+		{"errors", mountErrors},
+		{"in the background, and umount", mountInTheBackgroundAndUmount},
+		{"a subvolume", mountOfASubvolume},
+		{"fusermount ends the server", fusermountEndsTheServer},
+		{"signals unmount", signalsUnmount},
+		{"in the foreground", mountInTheForeground},
+		{"of a killed server", mountOfAKilledServer},
+		{"as an ordinary user", mountAsAnOrdinaryUser},
+		{"by mount(8) and fstab", mountByMount8AndFstab},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			tc.test(t, bin)
+		})
+	}
+}
+
+// mountErrors: wrong use is exit code 2, and every message names the trouble.
+func mountErrors(t *testing.T, bin string) {
+	r := &rig{t: t, bin: bin}
+	top := t.TempDir()
+	file, dir := filepath.Join(top, "file"), filepath.Join(top, "dir")
+	if err := errors.Join(os.WriteFile(file, []byte("not a filesystem"), 0o644), os.Mkdir(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	helper := filepath.Join(filepath.Dir(bin), "mount.fuse.gobtrfs")
+	for _, tc := range []struct {
+		bin  string
+		args []string
+		code int
+		says string
+	}{
+		{bin, []string{"mount"}, 2, "arg"},
+		{bin, []string{"mount", file}, 2, "arg"},
+		{bin, []string{"mount", "-o", "nonsense", file, dir}, 2, `unknown mount option "nonsense"`},
+		{bin, []string{"mount", "-o", "rescue=all", file, dir}, 2, "rescue knows nologreplay"},
+		{bin, []string{"mount", "-o", "ro,rw", file, dir}, 2, "contradict"},
+		{bin, []string{"umount"}, 2, "arg"},
+		{bin, []string{"mount", "-o", "rw", file, dir}, 1, "cannot mount for writing"},
+		{bin, []string{"mount", file, filepath.Join(top, "nowhere")}, 1, "nowhere: no such file"},
+		{bin, []string{"mount", file, file}, 1, "is not a directory"},
+		{bin, []string{"mount", filepath.Join(top, "nowhere"), dir}, 1, "nowhere: no such file"},
+		{bin, []string{"mount", file, dir}, 1, "no btrfs superblock"},
+		{bin, []string{"mount", "-f", file, dir}, 1, "no btrfs superblock"},
+		{bin, []string{"mount", "--log", filepath.Join(top, "no", "log"), file, dir}, 1, "open log"},
+		{bin, []string{"mount", "-o", "remount,ro", file, dir}, 1, "nothing is mounted on " + dir},
+		{bin, []string{"umount", dir}, 1, "nothing is mounted on " + dir},
+		{bin, []string{"umount", "/proc"}, 1, "type proc, not of gobtrfs"},
+		{helper, []string{filepath.Join(top, "nowhere"), dir, "-o", "ro"}, 32, "nowhere: no such file"},
+		{helper, []string{file, dir, "-o", "rw"}, 32, "no btrfs superblock"},
+		{helper, []string{file}, 32, "want a device and a directory"},
+		{helper, []string{file, dir, "-o", "rw,nonsense", "-t", "fuse.gobtrfs"}, 32, "unknown mount option"},
+		{helper, []string{file, dir, "-f", "-o", "ro"}, 0, ""},
+	} {
+		r.bin = tc.bin
+		if out, code := r.run(tc.args...); code != tc.code || !strings.Contains(out, tc.says) {
+			t.Errorf("%s %q exits with %d, want %d, and says:\n%s", filepath.Base(tc.bin), tc.args, code, tc.code, out)
+		}
+	}
+}
+
+// rig is an image and a place to mount it, usable by everybody.
+type rig struct {
+	t        *testing.T
+	bin      string
+	img, dir string
+	log      string
+	server   int // process id, once mounted
+}
+
+func needFUSE(t *testing.T) {
+	t.Helper()
+	oracle.Need(t, oracle.Mounting...)
+	_, err := exec.LookPath("fusermount3")
+	if err == nil {
+		_, err = os.Stat("/dev/fuse")
+	}
+	if err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("CI must have FUSE: %v", err)
+	}
+	t.Skipf("needs FUSE: %v", err)
+}
+
+func newRig(t *testing.T, bin string) *rig {
+	t.Helper()
+	needFUSE(t)
+	r := &rig{t: t, bin: bin, img: oracle.Mkfs(t, 256<<20)}
+	m := oracle.Mount(t, "", r.img)
+	if err := os.WriteFile(m.Dir+"/file", []byte("contents\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Run(t, "btrfs", "subvolume", "create", m.Dir+"/sub")
+	if err := os.WriteFile(m.Dir+"/sub/inner", []byte("of the subvolume\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Unmount()
+	top := oracle.Dir(t)
+	r.dir, r.log = filepath.Join(top, "mnt"), filepath.Join(top, "log")
+	if err := errors.Join(os.Mkdir(r.dir, 0o755), os.Chmod(top, 0o755), os.Chmod(filepath.Dir(r.img), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Whatever the test left: nothing is mounted any more, which is fine.
+		exec.Command("fusermount3", "-u", "-z", r.dir).Run()
+		if r.server != 0 && !r.gone(10*time.Second) {
+			t.Errorf("the server %d is still there", r.server)
+			unix.Kill(r.server, unix.SIGKILL)
+		}
+	})
+	return r
+}
+
+// run runs gobtrfs and returns what it said and its exit code.
+func (r *rig) run(args ...string) (string, int) {
+	r.t.Helper()
+	cmd := exec.Command(r.bin, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		r.t.Fatal(err)
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// mount mounts in the background and finds the server.
+func (r *rig) mount(args ...string) string {
+	r.t.Helper()
+	out, code := r.run(append(append([]string{"mount", "--log", r.log}, args...), r.img, r.dir)...)
+	if code != 0 {
+		r.t.Fatalf("mount exits with %d: %s", code, out)
+	}
+	r.findServer()
+	return out
+}
+
+func (r *rig) findServer() {
+	r.t.Helper()
+	m, err := findMount(r.dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, fd := range procs {
+		proc := filepath.Dir(filepath.Dir(fd))
+		if target, err := os.Readlink(fd); err == nil && target == "/dev/fuse" && servesMount(proc, filepath.Base(fd), m) {
+			if r.server, err = strconv.Atoi(filepath.Base(proc)); err == nil {
+				return
+			}
+		}
+	}
+	r.t.Fatalf("no process serves %s", r.dir)
+}
+
+func (r *rig) gone(within time.Duration) bool {
+	for end := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) {
+		// The server is a child of nobody; as long as the one who reaps is slow
+		// it is a zombie, and gone.
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.server))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+func (r *rig) mounted() bool {
+	_, err := findMount(r.dir)
+	return err == nil
+}
+
+func (r *rig) read(name, want string) {
+	r.t.Helper()
+	if b, err := os.ReadFile(filepath.Join(r.dir, name)); err != nil || string(b) != want {
+		r.t.Errorf("%s has %q, %v, want %q", name, b, err, want)
+	}
+}
+
+func mountInTheBackgroundAndUmount(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	if out := r.mount(); !strings.Contains(out, "read-only") {
+		t.Errorf("mounting read-only without being asked says %q", out)
+	}
+	r.read("file", "contents\n") // at once: mount returns when it is there
+	r.read("sub/inner", "of the subvolume\n")
+	var st unix.Statfs_t
+	if err := unix.Statfs(r.dir, &st); err != nil || st.Flags&unix.ST_RDONLY == 0 || st.Flags&unix.ST_NOSUID == 0 {
+		t.Errorf("statfs: %+v, %v", st, err)
+	}
+	f, err := os.Open(r.dir + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.run("umount", r.dir); code != 1 || !strings.Contains(out, "in use") {
+		t.Errorf("umount of a busy mount exits with %d: %s", code, out)
+	}
+	f.Close()
+	if out, code := r.run("umount", r.dir); code != 0 {
+		t.Errorf("umount exits with %d: %s", code, out)
+	}
+	if !r.gone(0) {
+		t.Error("umount returned before the server was gone")
+	}
+	log, err := os.ReadFile(r.log)
+	if err != nil || !bytes.Contains(log, []byte("msg=mounted")) || !bytes.Contains(log, []byte("msg=unmounted")) {
+		t.Errorf("log %q, %v", log, err)
+	}
+}
+
+func mountOfASubvolume(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	if out := r.mount("-o", "ro,subvol=sub"); out != "" {
+		t.Errorf("mount says %q", out)
+	}
+	r.read("inner", "of the subvolume\n")
+	r.run("umount", r.dir)
+	for opt, want := range map[string]string{
+		"subvol=file":           "not a subvolume",
+		"subvol=none":           "no such file",
+		"subvolid=999":          "no such file",
+		"subvol=sub,subvolid=5": "not 5",
+	} {
+		if out, code := r.run("mount", "-o", opt, r.img, r.dir); code != 1 || !strings.Contains(out, want) || r.mounted() {
+			t.Errorf("%s exits with %d: %s", opt, code, out)
+		}
+	}
+}
+
+func fusermountEndsTheServer(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	r.mount()
+	oracle.Run(t, "fusermount3", "-u", r.dir)
+	if !r.gone(10 * time.Second) {
+		t.Error("the server stays")
+	}
+}
+
+func signalsUnmount(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	r.mount()
+	unix.Kill(r.server, unix.SIGTERM)
+	if !r.gone(10*time.Second) || r.mounted() {
+		t.Error("SIGTERM did not unmount")
+	}
+	// A mount in use disappears, and goes on for its user.
+	r.mount()
+	f, err := os.Open(r.dir + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	unix.Kill(r.server, unix.SIGTERM)
+	for end := time.Now().Add(10 * time.Second); r.mounted(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the mount in use did not go away")
+		}
+	}
+	b := make([]byte, 8)
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "contents" {
+		t.Errorf("its user reads %q, %v", b, err)
+	}
+	if r.gone(0) {
+		t.Error("the server ended while the mount was in use")
+	}
+	f.Close()
+	if !r.gone(10 * time.Second) {
+		t.Error("the server stays after its last user has left")
+	}
+}
+
+func mountInTheForeground(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	cmd := exec.Command(r.bin, "mount", "--foreground", r.img, r.dir)
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !r.mounted(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is mounted")
+		}
+	}
+	r.read("file", "contents\n")
+	cmd.Process.Signal(unix.SIGINT)
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "msg=unmounted") {
+		t.Errorf("%v: %s", err, &out)
+	}
+}
+
+func mountOfAKilledServer(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	r.mount()
+	unix.Kill(r.server, unix.SIGKILL)
+	if !r.gone(10 * time.Second) {
+		t.Fatal("cannot kill the server")
+	}
+	if out, code := r.run("mount", r.img, r.dir); code != 1 || !strings.Contains(out, "gobtrfs umount "+r.dir) {
+		t.Errorf("mounting again exits with %d and does not say what to do: %s", code, out)
+	}
+	if out, code := r.run("umount", r.dir); code != 0 || r.mounted() {
+		t.Errorf("umount exits with %d: %s", code, out)
+	}
+	r.mount()
+	r.read("file", "contents\n")
+}
+
+// mountAsAnOrdinaryUser runs as nobody, with an image of nobody's. It gives that
+// user /dev/fuse, as every distribution does but not every container, in a
+// mount namespace of its own.
+func mountAsAnOrdinaryUser(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	const nobody = 65534
+	for _, p := range []string{r.img, r.dir, filepath.Dir(r.dir)} {
+		if err := os.Chown(p, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(r.img, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const script = `set -e
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mknod -m 666 /mnt/fuse c 10 229
+mount --bind /mnt/fuse /dev/fuse
+user="setpriv --reuid=65534 --regid=65534 --clear-groups"
+$user "$1" mount --log "$4" "$2" "$3"
+$user cat "$3/file" "$3/sub/inner"
+$user "$1" umount "$3" && echo unmounted
+$user "$1" mount --log "$4" "$2" "$3"
+cat "$3/file" 2>/dev/null || echo "root is kept out"
+$user fusermount3 -u "$3"
+$user "$1" mount -o ro,allow_other --log "$4" "$2" "$3" || echo "exit $?"
+`
+	out := oracle.Run(t, "unshare", "--mount", "sh", "-c", script, "sh", r.bin, r.img, r.dir, r.log)
+	for _, want := range []string{"contents\nof the subvolume\nunmounted\n", "root is kept out\n", "user_allow_other in /etc/fuse.conf", "exit 1\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+}
+
+// mountByMount8AndFstab lets mount(8) find the helper in a mount namespace of its
+// own, where it is installed.
+func mountByMount8AndFstab(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	fstab := filepath.Join(filepath.Dir(r.dir), "fstab")
+	if err := os.WriteFile(fstab, fmt.Appendf(nil, "%s %s fuse.gobtrfs ro,allow_other,subvol=sub,log=%s 0 0\n", r.img, r.dir, r.log), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	script := `set -e
+sbin=$(readlink -f /sbin)
+mount -t overlay overlay -o "lowerdir=$1:$sbin" "$sbin"
+mount -t fuse.gobtrfs -o "ro,log=$5" "$2" "$3"
+cat "$3/file"
+grep " $3 fuse.gobtrfs " /proc/mounts
+mount -o remount,ro "$3"
+"$1/gobtrfs" umount "$3"
+mount --fstab "$4" "$3"
+cat "$3/inner"
+"$1/gobtrfs" umount "$3"
+mount -t fuse.gobtrfs "$4" "$3" || echo "exit $?"
+`
+	out := oracle.Run(t, "unshare", "--mount", "sh", "-c", script, "sh", filepath.Dir(r.bin), r.img, r.dir, fstab, r.log)
+	for _, want := range []string{"contents\n", "of the subvolume\n", r.img + " " + r.dir + " fuse.gobtrfs ro,", "exit 32\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+}
+
+func TestMountInfoLines(t *testing.T) {
+	t.Parallel()
+	const line = `36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - ext3 /dev/root rw,errors=continue` + "\n"
+	m, ok := parseMountInfo(line)
+	if want := (mountEntry{`/mnt 2\x`, "ext3", 98 << 20}); !ok || m != want {
+		t.Errorf("%+v, %v, want %+v", m, ok, want)
+	}
+	for _, bad := range []string{"", "36 35 98:0 /mnt1", "36 35 98:0 / /x rw - ", "36 35 x:0 / /x rw - ext3 a b"} {
+		if m, ok := parseMountInfo(bad); ok {
+			t.Errorf("%q is %+v", bad, m)
+		}
+	}
+}
+
+func TestTheLogIsLimited(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1, 0)
+	l := &lineLimit{now: func() time.Time { return now }}
+	count := func(n int) (ok, dropped int) {
+		for range n {
+			if yes, d := l.take(); yes {
+				ok, dropped = ok+1, dropped+d
+			}
+		}
+		return ok, dropped
+	}
+	if ok, _ := count(1000); ok != lineBurst {
+		t.Errorf("%d lines at once, want %d", ok, lineBurst)
+	}
+	now = now.Add(time.Second)
+	if ok, dropped := count(1000); ok != 10 || dropped != 1000-lineBurst {
+		t.Errorf("%d lines in a second, %d left out before", ok, dropped)
+	}
+	now = now.Add(time.Hour)
+	if ok, _ := count(1000); ok != lineBurst {
+		t.Errorf("%d lines after a pause, want %d", ok, lineBurst)
+	}
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	btrfs "gobtrfs"
+)
+
+func TestMountOptions(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		// given
+		list   string
+		sloppy bool
+		// want
+		want mountOptions
+		err  string
+	}{
+		{list: ""},
+		{list: "defaults,noatime,nofail,_netdev,x-systemd.automount,user=joe,comment=x"},
+		{list: "ro,,ro", want: mountOptions{readOnly: true}},
+		{list: "rw", want: mountOptions{readWrite: true}},
+		{list: "ro,rw", err: "contradict"},
+		{list: "subvol=a/b/", want: mountOptions{subvol: "/a/b"}},
+		{list: "subvol=/", want: mountOptions{subvol: "/"}},
+		{list: "subvolid=0", want: mountOptions{subvolID: 5}},
+		{list: "subvolid=0x101", want: mountOptions{subvolID: 257}},
+		{list: "subvolid=-1", err: "subvolid=-1"},
+		{list: "device=/dev/a,device=/dev/b", want: mountOptions{open: btrfs.Options{Devices: []string{"/dev/a", "/dev/b"}}}},
+		{list: "degraded,usebackuproot", want: mountOptions{backup: true, open: btrfs.Options{Degraded: true}}},
+		{list: "rescue=nologreplay:idatacsums", want: mountOptions{open: btrfs.Options{NoLog: true, IgnoreDataChecksums: true}}},
+		{list: "rescue=usebackuproot,norecovery", want: mountOptions{backup: true, open: btrfs.Options{NoLog: true}}},
+		{list: "rescue=ibadroots", err: "ibadroots"},
+		{list: "allow_other,suid,dev,noexec", want: mountOptions{allowOther: true, suid: true, dev: true, noExec: true}},
+		{list: "suid,nosuid,dev,nodev"},
+		{list: "cache_mib=64", want: mountOptions{open: btrfs.Options{CacheBytes: 64 << 20}}},
+		{list: "offset=1048576", want: mountOptions{offset: 1 << 20}},
+		{list: "partition=2", want: mountOptions{part: 2}},
+		{list: "partition=2,offset=1", err: "partition"},
+		{list: "compress=zstd:3,ssd,commit=5", want: mountOptions{ignored: []string{"compress", "ssd", "commit"}}},
+		{list: "fsname=x,log=/a", want: mountOptions{source: "x", log: "/a"}},
+		{list: "nonsense", err: `"nonsense"`},
+		{list: "nonsense=1", err: `"nonsense=1"`},
+		{list: "auto_unmount", err: "auto_unmount"},
+		{list: "subvol", err: "subvol"},
+		{list: "ro=1", err: "ro=1"},
+		{list: "nonsense,ro", sloppy: true, want: mountOptions{readOnly: true}},
+	} {
+		var got mountOptions
+		err := parseMountOptions(tc.list, &got, tc.sloppy)
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) || exitCode(err) != exitUsage {
+				t.Errorf("%q: error %v, want one about %q", tc.list, err, tc.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%q: %v", tc.list, err)
+		}
+		if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(mountOptions{}), cmp.FilterPath(
+			func(p cmp.Path) bool { return p.String() == "open.Events" }, cmp.Ignore())); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", tc.list, diff)
+		}
+	}
+}
+
+func TestHelperArguments(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		args []string
+		ro   bool
+		fake bool
+		err  string
+	}{
+		{args: []string{"/img", "/dir"}},
+		{args: []string{"/img", "/dir", "-o", "rw"}}, // mount(8) says it by itself
+		{args: []string{"/img", "/dir", "-o", "rw,noatime,ro"}, ro: true},
+		{args: []string{"/img", "/dir", "-nv", "-o", "ro", "-t", "fuse.gobtrfs"}, ro: true},
+		{args: []string{"/img", "/dir", "-sfoX,ro", "-N", "/proc/1/ns/mnt"}, ro: true, fake: true},
+		{args: []string{"-r", "/img", "/dir"}, ro: true},
+		{args: []string{"/img", "/dir", "-o"}, err: "needs a value"},
+		{args: []string{"/img", "/dir", "-x"}, err: "unknown option -x"},
+		{args: []string{"/img"}, err: "want a device"},
+		{args: []string{"/img", "/dir", "-o", "noatime,rw"}, err: "cannot mount for writing"},
+	} {
+		r, fake, err := parseHelperArgs(tc.args)
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%q: error %v, want one about %q", tc.args, err, tc.err)
+			}
+			continue
+		}
+		if err != nil || r.image != "/img" || r.dir != "/dir" || r.o.readOnly != tc.ro || fake != tc.fake {
+			t.Errorf("%q: %+v, %v, %v", tc.args, r, fake, err)
+		}
+	}
+}
+
+func TestProgramNameChoosesTheHelper(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ argv, want []string }{
+		{[]string{"/usr/bin/gobtrfs", "mount", "a"}, []string{"mount", "a"}},
+		{[]string{"/sbin/mount.fuse.gobtrfs", "a", "b"}, []string{"mount-helper", "a", "b"}},
+		{[]string{"mount.btrfs"}, []string{"mount-helper"}},
+		{[]string{"gobtrfs"}, []string{}},
+		{nil, nil},
+	} {
+		if got := programArgs(tc.argv); !slices.Equal(got, tc.want) {
+			t.Errorf("%q becomes %q, want %q", tc.argv, got, tc.want)
+		}
+	}
+}
