@@ -63,7 +63,7 @@ type checker struct {
 	stats         Stats
 	progressMu    sync.Mutex    // one call of Progress at a time
 	treeBytes     atomic.Uint64 // read so far
-	broken        atomic.Bool // some tree block could not be read
+	broken        atomic.Bool   // some tree block could not be read
 
 	full      []disk.Logical // sorted: tree blocks whose references are by parent
 	allocated *sectorMap     // data extents

@@ -243,7 +243,7 @@ var codes = map[Code]codeInfo{
 	CodeNodePlace:       {Error, meansStructure, false},
 	CodeItem:            {Error, meansStructure, false},
 	CodeItemUnknown:     {Warning, "Linux ignores it; it may be of a newer version", false},
-	CodeTreeRoot:        {Error, meansLost, false},
+	CodeTreeRoot:        {Error, "the tree cannot be read, or shows what was there earlier; do not mount it for writing", false},
 	CodeTreeMissing:     {Error, "Linux does not mount it, or mounts it for reading only", false},
 	CodeExtentMissing:   {Error, meansRefs, true},
 	CodeExtentUnused:    {Error, meansLeak, true},

@@ -251,17 +251,43 @@ func (fo *folder) settle(sub *folded, s *inodeState) {
 }
 
 // owners checks that each block whose references are not by parent has one in
-// the name of the tree that it was made for. When that tree gives the block up
-// while others use it, Linux turns the references into ones by parent.
+// the name of the tree that it was made for, or at least stands in that tree.
+// When the tree gives the block up while others use it, Linux turns the
+// references into ones by parent.
 func (fo *folder) owners() {
 	for l := range fo.f.levels {
 		for i := range fo.f.levels[l] {
 			n := &fo.f.levels[l][i]
-			if n.bad || n.full || n.owned || n.kind != kindFile || n.owner == disk.TreeReloc {
+			if n.bad || n.full || n.owned || n.kind != kindFile || n.owner == disk.TreeReloc || fo.stands(n) {
 				continue
 			}
 			fo.c.find.add(Finding{Code: CodeNodeOwner, Place: Place{Logical: n.addr, Tree: n.owner},
 				What: "a tree block is not used by the tree that it says it was made for"})
 		}
 	}
+}
+
+// stands says whether a search for the block's first key in the tree that owns
+// it comes to it. On the way are blocks that have been read.
+func (fo *folder) stands(n *nodeInfo) bool {
+	for i := range fo.f.roots {
+		r := &fo.f.roots[i]
+		if r.id != n.owner {
+			continue
+		}
+		at := r.addr
+		for level := int(r.level); level > int(n.level); level-- {
+			info := fo.f.find(level, at)
+			if info == nil || len(info.kids) == 0 {
+				return false
+			}
+			k := 0
+			for k+1 < len(info.kids) && !n.first.Less(info.kids[k+1].key) {
+				k++
+			}
+			at = info.kids[k].addr
+		}
+		return at == n.addr
+	}
+	return false
 }

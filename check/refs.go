@@ -38,18 +38,45 @@ func (c *checker) checkRefs() error {
 	slices.SortFunc(records, func(a, b refRecord) int {
 		return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(a.kind, b.kind), compareRefs(&a.ref, &b.ref), cmp.Compare(a.from, b.from))
 	})
+	moved := movedRoots(records)
 	for len(records) > 0 {
-		n := 1
-		for n < len(records) && records[n].addr == records[0].addr {
-			n++
-		}
-		c.matchRefs(records[:n])
+		n := sameAddress(records)
+		c.matchRefs(records[:n], moved)
 		records = records[n:]
 	}
 	if cut {
 		c.find.add(Finding{Code: CodeSearchCut, What: "references of more extents differ than could be compared one by one; check again after repair"})
 	}
 	return nil
+}
+
+// sameAddress is how many records at the beginning are about one extent.
+func sameAddress(records []refRecord) int {
+	n := 1
+	for n < len(records) && records[n].addr == records[0].addr {
+		n++
+	}
+	return n
+}
+
+// movedRoots are the trees that have an extent which nothing uses: if their root
+// item points to what is not in use, it is of an older state.
+func movedRoots(records []refRecord) map[disk.ObjectID]bool {
+	moved := make(map[disk.ObjectID]bool)
+	for len(records) > 0 {
+		n := sameAddress(records)
+		group := records[:n]
+		records = records[n:]
+		if slices.ContainsFunc(group, func(r refRecord) bool { return r.kind == refObserved }) {
+			continue
+		}
+		for i := range group {
+			if r := &group[i]; r.kind == refDeclared && r.ref.Type == disk.KeyTreeBlockRef {
+				moved[r.ref.Root] = true
+			}
+		}
+	}
+	return moved
 }
 
 func compareRefs(a, b *disk.ExtentRef) int {
@@ -133,7 +160,7 @@ func (c *checker) again(want func(*nodeInfo) bool, visit func(w *worker, info *n
 }
 
 // matchRefs compares all records about one extent.
-func (c *checker) matchRefs(r []refRecord) {
+func (c *checker) matchRefs(r []refRecord, moved map[disk.ObjectID]bool) {
 	var items, declared, observed []refRecord
 	for i := range r {
 		switch r[i].kind {
@@ -148,8 +175,15 @@ func (c *checker) matchRefs(r []refRecord) {
 	declared, observed = sumRefs(declared), sumRefs(observed)
 	at := Place{Logical: disk.Logical(r[0].addr), Tree: disk.TreeExtent}
 	switch {
+	case len(items) == 0 && c.treeBroken(disk.TreeExtent):
+		return // what is missing may be below what cannot be read
 	case len(items) == 0 && len(observed) > 0:
 		p := refPlace(&observed[0])
+		if id := c.rootAt(disk.Logical(r[0].addr)); moved[id] && !observed[0].data {
+			p.Tree = id
+			c.find.add(Finding{Code: CodeTreeRoot, Place: p, What: "the root item points to a tree block that is not in use any more: it is of an older state of the tree"})
+			return
+		}
 		c.find.add(Finding{Code: CodeExtentMissing, Place: p, What: fmt.Sprintf("%s uses an extent that the extent tree does not have", observed[0].describe()),
 			Expected: fmt.Sprintf("an extent of %d bytes", observed[0].length)})
 		return
@@ -295,4 +329,16 @@ func (c *checker) collectFull() {
 		w.full = nil
 	}
 	slices.Sort(c.full)
+}
+
+// rootAt is the tree whose root item points to a, 0 if none does.
+func (c *checker) rootAt(a disk.Logical) disk.ObjectID {
+	for i := range c.forests {
+		for j := range c.forests[i].roots {
+			if r := &c.forests[i].roots[j]; r.addr == a {
+				return r.id
+			}
+		}
+	}
+	return 0
 }

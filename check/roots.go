@@ -84,7 +84,7 @@ func (c *checker) requireTrees(have map[disk.ObjectID]bool) {
 	if c.sb.CompatROFlags&disk.CompatROBlockGroupTree != 0 {
 		need = append(need, disk.TreeBlockGroup)
 	}
-	if c.sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid != 0 {
+	if c.sb.CompatROFlags&(disk.CompatROFreeSpaceTree|disk.CompatROFreeSpaceTreeValid) != 0 {
 		need = append(need, disk.TreeFreeSpace)
 	}
 	if c.sb.IncompatFlags&disk.IncompatRaidStripeTree != 0 {
@@ -135,7 +135,7 @@ func (c *checker) checkRootItem(r *rootRecord, at Place) {
 		bad("the level where the deletion of a subvolume stopped", fmt.Sprintf("at most %d", it.Level), fmt.Sprint(it.DropLevel))
 	}
 	// Linux makes the quota tree without a reference.
-	if id != disk.TreeReloc && id != disk.TreeQuota && !id.IsSubvolume() && it.Refs != 1 {
+	if id != disk.TreeReloc && id != disk.TreeQuota && (!id.IsSubvolume() || id == disk.TreeFS) && it.Refs != 1 {
 		bad("references to a tree", "1", fmt.Sprint(it.Refs))
 	}
 }
