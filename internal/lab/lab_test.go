@@ -48,10 +48,10 @@ func commitStage(frees int64) stageModel {
 // T8, I1–I6: every interleaving of four callers, two chunks and one fault of
 // each kind (and none), for callers of every kind: no violation, no circle, no
 // dead end. The mutations of space.Protocol listed at T1 to T7 and these turned
-// it red: ClassTransaction queued behind normal tickets with a commit stage
-// (I1); Cancel without pump (I1); GrowDone without gen++ (I1); Seen ignored in
-// grantAll (lost request); growthFailed sparing extents (I1); failHopeless while
-// the prompt lane is busy (I5); full without epoch merge (I1).
+// it red: ClassTransaction in the queue of normal tickets, or waiting for the
+// commit stage (I1); GrowDone without gen++ (I1); Seen ignored in grantAll (lost
+// request); two flights at once (I3); the lane left busy after a transient
+// failure (I1: the freeze of 2013).
 func TestExploreOursIsSound(t *testing.T) {
 	t.Parallel()
 	total := 0
@@ -136,8 +136,8 @@ func TestExploreTheOthers(t *testing.T) {
 func TestEqualKeysHaveEqualFutures(t *testing.T) {
 	t.Parallel()
 	for _, p := range Policies() {
-		for _, faults := range []string{"", "enomem@1", "cancel@2"} {
-			w := small(t, "ert", faults, 1, 4, 2)
+		for _, faults := range []string{"", "enomem@1", "cancel@2", "enospc@1"} {
+			w := small(t, "errt", faults, 1, 4, 2)
 			start := p.start(w)
 			if p.Ours {
 				start = newOurs(w, []stageModel{commitStage(2)}, 0)

@@ -3,6 +3,7 @@ package space
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -60,8 +61,7 @@ func TestSizeClassesUntilSpaceIsScarce(t *testing.T) {
 }
 
 // Data may come in pieces; when space is scarce the longest hole is used
-// before a chunk is made, and at the very end every last sector. Mutation that
-// turned it red: anywhere without the final try of Min.
+// before a chunk is made, and at the very end every last sector.
 func TestShortHolesAreUsedUp(t *testing.T) {
 	t.Parallel()
 	s := newSim(t, simConfig{devs: []Bytes{600 * MiB}})
@@ -111,6 +111,29 @@ func TestShortHolesAreUsedUp(t *testing.T) {
 		t.Errorf("without growth: %v", err)
 	}
 	s.verify()
+}
+
+// A hole that is long enough but lies badly is used as far as it is aligned, at
+// least for the shortest length that will do. Mutation that turned it red:
+// anywhere without the final try of Min.
+func TestBadlyAlignedHoleIsUsed(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{devs: []Bytes{600 * MiB}})
+	d := s.Data()
+	s.must(d.GrowPast(t.Context(), d.Gen(), 4096))
+	s.setFail(func(int) error { return ErrNoSpace })
+	g := s.Group(s.made[0].Start)
+	r := s.take(s.Data().Usage().LargestHole)
+	g.mu.Lock() // 12 KiB, of which the last 8 are aligned
+	hole := Range{r.Start + disk.Logical(60*KiB), 12 * KiB}
+	s.must(g.returnExtent(hole))
+	g.mu.Unlock()
+	s.must(d.Reserve(t.Context(), 12*KiB, ClassNormal))
+	got, err := d.AllocExtent(t.Context(), ExtentRequest{Want: 12 * KiB, Min: 8 * KiB, Align: 64 * KiB})
+	s.must(err)
+	if want := (Range{hole.Start + 4096, 8 * KiB}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 // A piece longer than any chunk would have is refused without making chunks:
@@ -167,30 +190,39 @@ func (l *loader) LoadFreeSpace(ctx context.Context, c *Chunk, yield func(Range) 
 
 // Free space is read when first needed, once, however many need it; before any
 // change of the group, so that what is read is the last commit's state.
-// Mutations that turned it red: freeExtent without load; load without the
-// semaphore.
+// Mutations that turned it red: withGroup without load; load that does not look
+// again when it has waited for another reader.
 func TestFreeSpaceIsReadOnce(t *testing.T) {
 	t.Parallel()
-	l := &loader{free: map[disk.Logical][]Range{}}
+	l := &loader{free: map[disk.Logical][]Range{}, begin: make(chan struct{})}
 	s := newSim(t, simConfig{Config: Config{Loader: l}})
-	c := Chunk{Start: 10 << 30, Length: GiB, Flags: data, StripeSize: GiB, Stripes: []Stripe{{1, 10 << 30}}}
-	l.free[c.Start] = []Range{{c.Start + 4096, GiB - 8192}}
-	s.must(s.AddGroup(GroupSpec{Chunk: c, Used: 8192}))
-	for _, err := range herd(16, func(k int) error {
-		if k%2 == 0 {
-			return s.Data().Reserve(t.Context(), 4096, ClassNormal)
+	var groups [2]Chunk
+	for k := range groups {
+		c := Chunk{Start: disk.Logical(10+k) << 30, Length: GiB, Flags: data, StripeSize: GiB, Stripes: []Stripe{{1, Physical(10+k) << 30}}}
+		l.free[c.Start] = []Range{{c.Start + 4096, GiB - 8192}}
+		s.must(s.AddGroup(GroupSpec{Chunk: c, Used: 8192}))
+		groups[k] = c
+	}
+	go func() {
+		for range 100 {
+			runtime.Gosched() // let them all arrive
 		}
-		return s.Group(c.Start).load(t.Context())
-	}) {
+		close(l.begin)
+	}()
+	for _, err := range herd(16, func(int) error { return s.Group(groups[0].Start).load(t.Context()) }) {
 		s.must(err)
 	}
-	s.must(s.FreeExtent(t.Context(), Range{c.Start, 4096}, 1))
-	r, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 4096})
+	if n := l.calls.Load(); n != 1 {
+		t.Errorf("read %d times", n)
+	}
+	s.must(s.FreeExtent(t.Context(), Range{groups[1].Start, 4096}, 1)) // not read yet
+	s.must(s.Data().Reserve(t.Context(), 4096, ClassNormal))
+	r, err := s.Data().AllocExtent(t.Context(), ExtentRequest{Want: 4096, Hint: groups[1].Start})
 	s.must(err)
-	if d := cmp.Diff(Range{c.Start + 4096, 4096}, r); d != "" {
+	if d := cmp.Diff(Range{groups[1].Start + 4096, 4096}, r); d != "" {
 		t.Error(d)
 	}
-	if n := l.calls.Load(); n != 1 {
+	if n := l.calls.Load(); n != 2 {
 		t.Errorf("read %d times", n)
 	}
 	s.verify()

@@ -245,8 +245,7 @@ func (s *search) walk(c *child, span uint32, at uint64) bool {
 	switch {
 	case c.node == nil && c.leaf == nil:
 		return s.add(at, size, c.best != 0)
-	case at+size <= s.from,
-		uint64(c.best) < s.n && s.length+uint64(c.head) < s.n:
+	case at+size <= s.from, uint64(c.best) < s.n:
 		return s.edges(at, size, uint64(c.head), uint64(c.tail))
 	case c.leaf != nil:
 		return s.walkLeaf(c.leaf, at)
@@ -262,7 +261,8 @@ func (s *search) walk(c *child, span uint32, at uint64) bool {
 }
 
 // edges passes over size sectors inside which nothing can start and end: only
-// the free sectors at their ends matter.
+// the free sectors at their ends matter, and the first may complete the run
+// before.
 func (s *search) edges(at, size, head, tail uint64) bool {
 	if head > 0 && s.add(at, head, true) || s.end(at+size) {
 		return true
@@ -280,7 +280,7 @@ func (s *search) walkLeaf(l *leaf, at uint64) bool {
 				return true
 			}
 			continue
-		case uint64(longestRun(word)) < s.n && s.length+uint64(bits.TrailingZeros64(^word)) < s.n:
+		case uint64(longestRun(word)) < s.n:
 			head, tail := bits.TrailingZeros64(^word), bits.LeadingZeros64(^word)
 			if s.edges(base, 64, uint64(head), uint64(tail)) {
 				return true

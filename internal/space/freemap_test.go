@@ -41,9 +41,7 @@ func (n naiveMap) largest() (best uint32) {
 
 // The index answers every question exactly as a plain array of booleans does,
 // and never outgrows its bound. Mutations that turned this red: child sums
-// joined without the tail; walk that skips a child whose head would complete
-// the run; find that ignores from inside a leaf; a node that is kept after it
-// became uniform (memory); phase ignored.
+// joined without the tail; edges without the head; phase ignored.
 func TestFreeMapAgreesWithArray(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -129,6 +127,25 @@ func TestFreeMapMemoryPerGiBIsBounded(t *testing.T) {
 		t.Errorf("a full group occupies %v", got)
 	}
 	t.Logf("worst case per GiB: %d bytes", m.memory())
+}
+
+// What has become uniform again costs nothing, wherever it is.
+func TestFreeMapForgetsUniformParts(t *testing.T) {
+	t.Parallel()
+	const size = 3 << 14
+	m := newFreeMap(size)
+	for i := range uint32(size / 2) {
+		m.set(2*i, 2*i+1, true)
+	}
+	for i := range uint32(size / 2) {
+		m.set(2*i+1, 2*i+2, true)
+	}
+	for i := uint32(0); i < size; i += 64 {
+		m.set(i, i+64, false)
+	}
+	if got := m.memory(); got != 64 || m.free != 0 {
+		t.Errorf("%v of memory and %d free sectors when all is used", got, m.free)
+	}
 }
 
 // The search walks one path: the time must not grow with the number of holes.

@@ -105,8 +105,7 @@ func TestHerdMakesExactlyTheChunksNeeded(t *testing.T) {
 }
 
 // T2, I2: a burst makes as many chunks as its bytes need, none more. Mutations
-// that turned it red: startGrow for every ticket instead of the front;
-// grantAll not called after growth.
+// that turned it red: a new flight before the grants; no grants after growth.
 func TestBurstMakesChunksForItsBytes(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -202,8 +201,8 @@ func TestFreezeTransientFailures(t *testing.T) {
 
 // T3, I1, I6: the leader is cancelled, or its flight panics. Cancelling removes
 // the ticket, not the flight: the chunk comes and serves the others. A panic
-// reaches everybody as an abort. Mutations that turned it red: flight run under
-// the caller's context; recover without GrowDone.
+// reaches everybody as an abort. Mutation that turned it red: recover without
+// GrowDone.
 func TestLeaderLeaves(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -248,9 +247,9 @@ func TestLeaderLeaves(t *testing.T) {
 }
 
 // T4, I4, I5, I6: what breaks growth × who asks: everybody hears the truth, once.
-// Mutations that turned it red: classify without the ErrTransient case; with
-// EIO retried; Broken failing only the front ticket; cancel returning a
-// SpaceError.
+// Mutations that turned it red: transient failures said to be no space; EIO
+// retried; Broken told to the front ticket only, or not to extent searches; an
+// abort not told.
 func TestErrorFanOut(t *testing.T) {
 	eio := errors.New("input/output error")
 	var cancelErr = context.Canceled
@@ -282,13 +281,14 @@ func TestErrorFanOut(t *testing.T) {
 					who string
 					err error
 				}
-				results := make(chan result, 3)
+				results := make(chan result, 4)
 				ask := func(who string, ctx context.Context) {
 					results <- result{who, s.Data().Reserve(ctx, MiB, ClassNormal)}
 				}
 				go ask("leader", ctx)
 				synctest.Wait()
 				go ask("follower", t.Context())
+				go func() { results <- result{"extent", s.Data().GrowPast(t.Context(), s.Data().Gen(), 4096)} }()
 				synctest.Wait()
 				time.Sleep(500 * time.Millisecond)
 				if c.cancel {
@@ -298,7 +298,7 @@ func TestErrorFanOut(t *testing.T) {
 					s.Abort(errors.New("somebody"))
 				}
 				go ask("mid-flight", t.Context())
-				for range 3 {
+				for range 4 {
 					r := <-results
 					want := c.want
 					if r.who == "leader" && c.leader != nil {
@@ -323,8 +323,8 @@ func TestErrorFanOut(t *testing.T) {
 
 // T5, I5: "full" is an epoch. Growth that failed is not tried again before
 // something can have changed, and is tried again, by itself, when it has.
-// Mutations that turned it red: canGrow without the epoch comparison (scans for
-// ever or never again); CommitDone without newEpoch; AddDevice without it.
+// Mutations that turned it red: canGrow without the epoch comparison; CommitDone
+// without newEpoch; AddDevice without it.
 func TestFullIsAnEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0

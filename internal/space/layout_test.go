@@ -38,8 +38,8 @@ func kernelRules(flags disk.BlockGroupFlags, ds []*device) chunkRules {
 }
 
 // T16's golden sizes: what the kernel makes on empty devices. Mutations that
-// turned it red: no rounding up to 16 MiB; 10% taken of one device; the
-// metadata threshold at 50 GiB inclusive of nothing; DUP stripe not halved.
+// turned it red: no rounding up to 16 MiB; 1 GiB of metadata at 50 GiB already;
+// no limit of 58 stripes for SYSTEM.
 func TestChunkSizes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -96,6 +96,26 @@ func TestStripeLimitOfALeaf(t *testing.T) {
 	}
 }
 
+// The two stripes of DUP share the last hole of a device.
+func TestLastDUPChunkFits(t *testing.T) {
+	t.Parallel()
+	ds := emptyDevices(5*GiB + 7*stripeLen)
+	for {
+		c, err := plan(ds, kernelRules(meta|disk.BlockGroupDUP, ds))
+		if err != nil {
+			break
+		}
+		for _, s := range c.Stripes {
+			if err := ds[0].occupy(devExtent{off: s.Off, length: c.StripeSize}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if left := ds[0].usable; left >= 2*stripeLen {
+		t.Errorf("%v left over", left)
+	}
+}
+
 // A 1 GiB device fills in steps of 112 MiB, and the last chunk takes the rest,
 // as seen in a kernel's trace.
 func TestLastChunkTakesTheRest(t *testing.T) {
@@ -146,7 +166,8 @@ func TestProfileReduction(t *testing.T) {
 // with something far away on the device: nothing may overlap, and nothing may
 // lie in what the last superblock still refers to. The class of bug in which
 // only the first pending extent of a gap was looked at. Mutations that turned
-// it red: hole() stopping at the first busy extent; markFreed releasing at once.
+// it red: hole() looking at the first busy extents only; Remove releasing at
+// once; nextLogical without the chunks on their way out.
 func TestPendingExtentsInOneGap(t *testing.T) {
 	t.Parallel()
 	s := newSim(t, simConfig{devs: []Bytes{60 * GiB}})
@@ -174,6 +195,17 @@ func TestPendingExtentsInOneGap(t *testing.T) {
 		}
 	}
 	s.verify()
+
+	// The highest chunk goes: its addresses, too, wait for the commit.
+	last := s.Group(s.made[len(s.made)-1].Start)
+	s.Written(last)
+	s.must(last.BeginRemove())
+	s.must(last.Remove(s.running()))
+	s.must(i.GrowPast(t.Context(), i.Gen(), 4096))
+	if c := s.made[len(s.made)-1]; c.Start < last.chunk.Range().End() {
+		t.Errorf("logical address %d used again in the running transaction", c.Start)
+	}
+
 	s.commit()
 	s.must(i.GrowPast(t.Context(), i.Gen(), 4096))
 	if c := s.made[len(s.made)-1]; c.Stripes[0].Off != hole {

@@ -14,7 +14,7 @@ import (
 // T14, I12: after a burst and the deletion of everything, two commits bring the
 // filesystem back to at most one empty group per type and profile; and the last
 // group of a profile stays. Mutations that turned it red: Unused without the
-// spared map (profile lost); isUnused without the pinned test.
+// spared map (profile lost); isUnused and leave without the pinned test.
 func TestGroupsGoWhenEmpty(t *testing.T) {
 	t.Parallel()
 	for _, profile := range []disk.BlockGroupFlags{0, disk.BlockGroupDUP, disk.BlockGroupRAID1} {
@@ -93,7 +93,7 @@ func TestPromisesKeepAGroup(t *testing.T) {
 // T15, I8: the superblock's array of system chunks fills up: growth then says
 // "no space" before it has touched anything, and all is as before. Nodes of the
 // chunk tree never cause growth. Mutations that turned it red: growSystem
-// without the capacity check; Protocol.NoGrow false for SYSTEM.
+// without the capacity check.
 func TestSystemArrayIsFull(t *testing.T) {
 	for _, c := range []struct {
 		profile disk.BlockGroupFlags
@@ -131,6 +131,32 @@ func TestSystemArrayIsFull(t *testing.T) {
 			s.verify()
 		})
 	}
+}
+
+// T15: nodes of the chunk tree never make growth, though there is room for it:
+// the grower, who changes the chunk tree, would wait for itself. Mutation that
+// turned it red: ProtocolConfig.NoGrow false for SYSTEM.
+func TestChunkTreeNeverGrows(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{})
+	sys := s.System()
+	for {
+		r, err := sys.AllocExtent(t.Context(), ExtentRequest{Want: 16 * KiB})
+		if err != nil {
+			if !errors.Is(err, ErrNoSpace) {
+				t.Error(err)
+			}
+			break
+		}
+		sys.charge(r.Length) // as if it had been reserved
+	}
+	if err := sys.Reserve(t.Context(), 16*KiB, ClassNormal); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("reservation: %v", err)
+	}
+	if n := s.chunks(system); n != 0 {
+		t.Errorf("made %d chunks", n)
+	}
+	s.verify()
 }
 
 // I8: a SYSTEM chunk that cannot be recorded is withdrawn without a trace.
@@ -272,7 +298,7 @@ func TestDataLeavesWhatMetadataPromised(t *testing.T) {
 	for d.GrowPast(t.Context(), d.Gen(), 4096) == nil {
 	}
 	for promised > 0 {
-		r, err := m.AllocExtent(t.Context(), ExtentRequest{Want: 16 * KiB})
+		r, err := m.AllocExtent(t.Context(), ExtentRequest{Want: MiB})
 		if err != nil {
 			t.Fatalf("a promise of %v was broken: %v", promised, err)
 		}

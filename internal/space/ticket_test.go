@@ -192,6 +192,31 @@ func TestBigTicketIsNotStarved(t *testing.T) {
 	})
 }
 
+// T7: a big ticket that is cancelled lets those behind it through at once.
+// Mutation that turned it red: Cancel without pump.
+func TestCancelledTicketClearsTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, release := full(t, 10*MiB)
+		defer release()
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = s.Data().Reserve(ctx, 100*MiB, ClassNormal) }()
+		synctest.Wait()
+		small := make(chan error, 1)
+		go func() { small <- s.Data().Reserve(t.Context(), MiB, ClassNormal) }()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		select {
+		case err := <-small:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("the small one still waits")
+		}
+	})
+}
+
 // T7, I1: requests inside a transaction go before all others, and never wait
 // for a commit, which would wait for them. Here the commit stage returns only
 // when the transaction has ended, and the transaction ends only when its
