@@ -16,8 +16,10 @@
 package extract
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"runtime"
 	"sync"
@@ -92,6 +94,44 @@ type inode struct {
 }
 
 func inodeOf(f *btrfs.File) inode { return inode{f.Subvolume().ID(), f.Ino()} }
+
+// sectorSize is the unit in which damage is passed over.
+const sectorSize = 4096
+
+// read fills buf from off as far as the file goes. With salvage, damage inside
+// is no end: what cannot be read is zeros, and the error says how much that is.
+func read(ctx context.Context, f *btrfs.File, buf []byte, off int64, salvage bool) (int, error) {
+	n, err := f.ReadAtContext(ctx, buf, off)
+	if err == io.EOF {
+		err = nil
+	}
+	if err == nil || !salvage || !isDamage(err) {
+		return n, err
+	}
+	// Again sector by sector: one bad sector spoils a read of many.
+	var first error
+	bad, done := 0, n
+	for done < len(buf) && ctx.Err() == nil {
+		next := min(len(buf), int((off+int64(done))/sectorSize+1)*sectorSize-int(off))
+		n, err := f.ReadAtContext(ctx, buf[done:next], off+int64(done))
+		if n < next-done && err == io.EOF {
+			done += n
+			break
+		}
+		if err != nil && err != io.EOF {
+			clear(buf[done:next])
+			bad += next - done
+			if first == nil {
+				first = fmt.Errorf("offset %d: %w", off+int64(done), err)
+			}
+		}
+		done = next
+	}
+	if first == nil {
+		return done, ctx.Err()
+	}
+	return done, fmt.Errorf("%d bytes cannot be read: %w", bad, first)
+}
 
 // problems collects a Result; it is safe for concurrent use.
 type problems struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -479,25 +478,18 @@ func (x *copier) copyExtents(c *copying, start, end int64, w *worker) {
 // copyRange copies a range that is all data.
 func (x *copier) copyRange(c *copying, pos, end int64, w *worker) {
 	for pos < end && x.ctx.Err() == nil {
-		n, err := c.in.ReadAtContext(x.ctx, w.buf[:min(end-pos, bufSize)], pos)
-		if n > 0 {
-			if err := c.out.writeAt(w.buf[:n], pos); err != nil {
-				x.fail(c.path, err)
-				return
-			}
-			x.o.Progress.Bytes.Add(int64(n))
+		n, err := read(x.ctx, c.in, w.buf[:min(end-pos, bufSize)], pos, x.o.KeepGoing)
+		if err != nil {
+			x.readFailed(c.path, err)
 		}
-		pos += int64(n)
-		if err == nil || err == io.EOF && pos >= end {
-			continue
-		}
-		if err == io.EOF {
+		if n == 0 {
 			return // shorter than its extents: nothing more to have
 		}
-		x.readFailed(c.path, fmt.Errorf("read at offset %d: %w", pos, err))
-		pos = (pos/sectorSize + 1) * sectorSize // the bad sector stays a hole
+		if err := c.out.writeAt(w.buf[:n], pos); err != nil {
+			x.fail(c.path, err)
+			return
+		}
+		x.o.Progress.Bytes.Add(int64(n))
+		pos += int64(n)
 	}
 }
-
-// sectorSize is the unit in which damage is passed over.
-const sectorSize = 4096

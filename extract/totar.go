@@ -196,26 +196,10 @@ func tarTime(t disk.Time) time.Time { return time.Unix(t.Sec, int64(min(t.Nsec, 
 // contents reads n bytes; those that cannot be read are zeros.
 func (t *taker) contents(f *btrfs.File, path string, off int64, n int) tarPiece {
 	p := tarPiece{path: path, data: t.bufs.Get().([]byte)[:n]}
-	for done := 0; done < n; {
-		k, err := f.ReadAtContext(t.ctx, p.data[done:], off+int64(done))
-		done += k
-		if err == nil || err == io.EOF && done == n {
-			continue
-		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-			clear(p.data[done:])
-			done = n
-		}
-		p.errs = append(p.errs, fmt.Errorf("read at offset %d: %w", off+int64(done), err))
-		if !t.o.KeepGoing || !isDamage(err) {
-			break
-		}
-		next := min(n, int((off+int64(done))/sectorSize+1)*sectorSize-int(off))
-		if next > done {
-			clear(p.data[done:next])
-			done = next
-		}
+	got, err := read(t.ctx, f, p.data, off, t.o.KeepGoing)
+	if err != nil {
+		p.errs = append(p.errs, err)
 	}
+	clear(p.data[got:]) // the header has promised n bytes
 	return p
 }
