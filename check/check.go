@@ -63,6 +63,7 @@ type checker struct {
 	stats         Stats
 	progressMu    sync.Mutex    // one call of Progress at a time
 	treeBytes     atomic.Uint64 // read so far
+	treeTotal     atomic.Uint64 // 0: not known yet
 	broken        atomic.Bool   // some tree block could not be read
 
 	full      []disk.Logical // sorted: tree blocks whose references are by parent
@@ -219,6 +220,7 @@ func (c *checker) trees() error {
 		return err
 	}
 	c.collectFull()
+	c.estimate()
 	if err := c.walk(c.ctx, &c.forests[2]); err != nil {
 		return err
 	}
@@ -282,10 +284,21 @@ func (c *checker) progress(phase string, done, total uint64) {
 	}
 }
 
-// treeProgress counts the tree blocks read. How many there are is estimated from
-// the metadata in use, of which only the superblock's total is known beforehand.
+// estimate takes the bytes of metadata from what the extent tree has in chunks
+// that hold nothing else.
+func (c *checker) estimate() {
+	var total uint64
+	for i, g := range c.sumGroups() {
+		if c.chunks[i].Type&disk.BlockGroupData == 0 {
+			total += g.used
+		}
+	}
+	c.treeTotal.Store(total)
+}
+
+// treeProgress counts the tree blocks read.
 func (c *checker) treeProgress(_, bytes uint64) {
-	c.progress("metadata", c.treeBytes.Add(bytes), 0)
+	c.progress("metadata", c.treeBytes.Add(bytes), c.treeTotal.Load())
 }
 
 // roundUp rounds up to whole sectors.

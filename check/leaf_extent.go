@@ -112,7 +112,7 @@ func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data boo
 	switch {
 	case data:
 		w.stats.DataBytes += length
-		c.allocated.add(addr, length)
+		c.allocated.add(addr, min(length, maxKnownExtent))
 		if chunk.Type&disk.BlockGroupData == 0 {
 			w.bad(CodeExtentPlace, at, fmt.Sprintf("data in a chunk of type %v", chunk.Type))
 		}

@@ -47,6 +47,10 @@ func (c *checker) wantCsums(tree disk.ObjectID, s *inodeState, r dataRange) {
 // (BTRFS_MAX_EXTENT_SIZE); what an image claims beyond that is not believed.
 const maxDataExtent = 128 << 20
 
+// maxKnownExtent is how much of a data extent is remembered, so that the memory
+// for an image is bounded by its size and not by what it claims.
+const maxKnownExtent = 8 * maxDataExtent
+
 // bitmapEdge is what has to be known of a free-space bitmap to count the runs
 // of bits that go on in the next one.
 type bitmapEdge struct {
