@@ -13,7 +13,6 @@ import (
 // mountRequest is one call of mount.
 type mountRequest struct {
 	image, dir string
-	text       string // the options as they were given
 	o          mountOptions
 	foreground bool
 	readyFD    int // where the server says that it has mounted; 0: nowhere
@@ -21,7 +20,7 @@ type mountRequest struct {
 
 func newMountCmd(a *app) *cobra.Command {
 	var r mountRequest
-	var devices, opts []string
+	var devices, scan, opts []string
 	cmd := &cobra.Command{
 		Use:   "mount [-o OPTIONS] IMAGE DIR",
 		Short: "Show a filesystem as a directory (FUSE)",
@@ -34,7 +33,7 @@ Options, after -o and separated by commas:
   ro                      read-only, also without being asked for
   subvol=PATH             show this subvolume in place of the default one
   subvolid=ID             the same, by its number; 5 is the top level
-  device=PATH             further member of the filesystem (repeatable)
+  device=PATH, scan=DIR   further members of the filesystem (repeatable)
   degraded                mount although devices are missing
   rescue=WHAT[:WHAT…]     nologreplay, ignoredatacsums, usebackuproot
   offset=N, partition=N   where in IMAGE the filesystem is
@@ -52,13 +51,14 @@ Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
     IMAGE  DIR  fuse.gobtrfs  ro,allow_other  0  0        (in /etc/fstab)`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, d := range devices {
-				if err := r.o.addDevice(d); err != nil {
-					return err
+			for _, list := range []struct {
+				option string
+				paths  []string
+			}{{"device=", devices}, {"scan=", scan}} {
+				for _, p := range list.paths {
+					opts = append(opts, list.option+p)
 				}
-				opts = append(opts, "device="+r.o.open.Devices[len(r.o.open.Devices)-1])
 			}
-			r.o.open.Devices = nil
 			if err := r.parse(args[0], args[1], strings.Join(opts, ","), false); err != nil {
 				return err
 			}
@@ -67,7 +67,8 @@ Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&opts, "options", "o", nil, "mount options, separated by commas (repeatable)")
-	f.StringArrayVar(&devices, "device", nil, "further member of the filesystem (repeatable)")
+	f.StringArrayVar(&devices, "device", nil, "further member `PATH` of the filesystem (repeatable)")
+	f.StringArrayVar(&scan, "scan", nil, "look for further members in `DIR` (repeatable)")
 	f.BoolVarP(&r.foreground, "foreground", "f", false, "do not go into the background; log to standard error")
 	f.StringVar(&r.o.log, "log", "", `where to log: a file, "syslog" or "stderr" (default syslog in the background)`)
 	f.IntVar(&r.readyFD, "ready-fd", 0, "")
@@ -80,7 +81,6 @@ Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
 // parse fills in what the command line says. The server changes its directory,
 // so paths become absolute.
 func (r *mountRequest) parse(image, dir, opts string, sloppy bool) (err error) {
-	r.text = opts
 	if err = parseMountOptions(opts, &r.o, sloppy); err != nil {
 		return err
 	}

@@ -10,13 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	btrfs "gobtrfs"
-	"gobtrfs/blockdev"
+	"gobtrfs/disk"
 	"gobtrfs/fusefs"
 )
 
@@ -113,17 +112,7 @@ func (r *mountRequest) serverArgs() []string {
 	if log == "" {
 		log = logSyslog
 	}
-	opts := r.text
-	if r.o.suid {
-		opts += ",suid"
-	}
-	if r.o.dev {
-		opts += ",dev"
-	}
-	if r.o.readOnly {
-		opts += ",ro"
-	}
-	return append(args, "--log", log, "-o", strings.Trim(opts, ","), "--", r.image, r.dir)
+	return append(args, "--log", log, "-o", r.o.String(), "--", r.image, r.dir)
 }
 
 // serveMount mounts and serves until the mount is gone.
@@ -139,12 +128,16 @@ func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
 	signal.Notify(signals, endSignals...)
 	defer signal.Stop(signals)
 
-	fsys, closeFS, err := openToMount(ctx, r, log)
+	fsys, err := openToMount(ctx, r, log)
 	if err != nil {
 		return err
 	}
-	defer closeFS()
-	sub, err := selectSubvolume(ctx, fsys, &r.o)
+	defer func() {
+		if err := fsys.Close(); err != nil {
+			log.Error("close", "err", err)
+		}
+	}()
+	sub, err := selectSubvolume(ctx, fsys.FS, &r.o)
 	if err != nil {
 		return err
 	}
@@ -245,64 +238,27 @@ func mountError(r *mountRequest, err error) error {
 }
 
 // openToMount opens the filesystem that the options name.
-func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*btrfs.FS, func(), error) {
-	var devs []blockdev.Device
-	closeAll := func() {
-		for _, d := range devs {
-			if err := d.Close(); err != nil {
-				log.Error("close", "dev", d.Name(), "err", err)
-			}
-		}
-	}
-	for i, path := range append([]string{r.image}, r.o.open.Devices...) {
-		d, err := openWindow(path, r, i == 0)
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		devs = append(devs, d)
+func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*image, error) {
+	m := &image{}
+	err := r.o.image.openDevices(ctx, m, r.image)
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	o := r.o.open
 	o.Events = logEvents(log)
-	fsys, err := btrfs.OpenDevices(ctx, devs, o)
-	for root := 1; err != nil && r.o.backup && root <= 4; root++ {
+	m.FS, err = btrfs.OpenDevices(ctx, m.devs, o)
+	for root := 1; err != nil && r.o.backup && root <= disk.NumBackupRoots; root++ {
 		log.Warn("going back to a backup root", "backup", root, "err", err)
 		o.BackupRoot = root
 		var again error
-		if fsys, again = btrfs.OpenDevices(ctx, devs, o); again == nil {
-			err = nil
+		if m.FS, again = btrfs.OpenDevices(ctx, m.devs, o); again == nil {
+			return m, nil
 		}
 	}
 	if err != nil {
-		closeAll()
-		return nil, nil, err
+		return nil, errors.Join(err, m.Close())
 	}
-	return fsys, func() {
-		if err := fsys.Close(); err != nil {
-			log.Error("close", "err", err)
-		}
-		closeAll()
-	}, nil
-}
-
-// openWindow opens one device, or the part of the first one that the options
-// name.
-func openWindow(path string, r *mountRequest, first bool) (blockdev.Device, error) {
-	f, err := blockdev.OpenFile(path, blockdev.FileOptions{ReadOnly: true})
-	if err != nil {
-		return nil, err
-	}
-	var d blockdev.Device = f
-	switch {
-	case first && r.o.part != 0:
-		d, err = blockdev.OpenPartition(f, r.o.part)
-	case first && r.o.offset != 0:
-		d, err = blockdev.Section(f, r.o.offset, f.Size()-r.o.offset)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return d, nil
+	return m, nil
 }
 
 // selectSubvolume opens the subvolume that the options name.

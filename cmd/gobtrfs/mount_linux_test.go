@@ -71,6 +71,7 @@ func mountErrors(t *testing.T, bin string) {
 		{bin, []string{"mount", "-o", "nonsense", file, dir}, 2, `unknown mount option "nonsense"`},
 		{bin, []string{"mount", "-o", "rescue=all", file, dir}, 2, "rescue knows nologreplay"},
 		{bin, []string{"mount", "-o", "ro,rw", file, dir}, 2, "contradict"},
+		{bin, []string{"mount", "-o", "offset=5,partition=1", file, dir}, 2, "exclude each other"},
 		{bin, []string{"umount"}, 2, "arg"},
 		{bin, []string{"mount", "-o", "rw", file, dir}, 1, "cannot mount for writing"},
 		{bin, []string{"mount", file, filepath.Join(top, "nowhere")}, 1, "nowhere: no such file"},

@@ -18,9 +18,8 @@ type mountOptions struct {
 	subvol   string // path from the top level
 	subvolID disk.ObjectID
 	open     btrfs.Options
-	backup   bool  // go back to a backup root if the current one is bad
-	offset   int64 // bytes into the image
-	part     int   // partition of the image, 0: none
+	backup   bool       // go back to a backup root if the current one is bad
+	image    imageFlags // where it is: devices, scan, offset, partition
 	source   string
 	log      string
 
@@ -58,9 +57,6 @@ func parseMountOptions(list string, o *mountOptions, sloppy bool) error {
 	}
 	if o.readWrite && o.readOnly {
 		return usagef("options rw and ro contradict each other")
-	}
-	if o.part != 0 && o.offset != 0 {
-		return usagef("options partition and offset both say where the filesystem starts")
 	}
 	return nil
 }
@@ -113,13 +109,15 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 			o.subvolID = disk.TreeFS
 		}
 	case "device":
-		err = o.addDevice(value)
+		err = addPath(&o.image.devices, value)
+	case "scan":
+		err = addPath(&o.image.scan, value)
 	case "rescue":
 		err = o.rescue(value)
 	case "offset":
-		o.offset = int64(number(63))
+		o.image.offset = int64(number(63))
 	case "partition":
-		o.part = int(number(16))
+		o.image.partition = int(number(16))
 	case "cache_mib":
 		o.open.CacheBytes = int64(number(32)) << 20
 	case "fsname":
@@ -138,9 +136,10 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 	return true, err
 }
 
-func (o *mountOptions) addDevice(path string) error {
-	abs, err := filepath.Abs(path) // the server runs in another directory
-	o.open.Devices = append(o.open.Devices, abs)
+// addPath adds a path that is good in any directory: the server has another one.
+func addPath(list *[]string, path string) error {
+	abs, err := filepath.Abs(path)
+	*list = append(*list, abs)
 	return err
 }
 
@@ -159,4 +158,39 @@ func (o *mountOptions) rescue(list string) error {
 		}
 	}
 	return nil
+}
+
+// String is the options in a form that parseMountOptions reads, in any
+// directory. The log is not among them.
+func (o *mountOptions) String() string {
+	var list []string
+	flag := func(on bool, text string) {
+		if on {
+			list = append(list, text)
+		}
+	}
+	flag(o.readOnly, "ro")
+	flag(o.readWrite, "rw")
+	flag(o.remount, "remount")
+	flag(o.subvol != "", "subvol="+o.subvol)
+	flag(o.subvolID != 0, fmt.Sprintf("subvolid=%d", uint64(o.subvolID)))
+	for _, d := range o.image.devices {
+		list = append(list, "device="+d)
+	}
+	for _, d := range o.image.scan {
+		list = append(list, "scan="+d)
+	}
+	flag(o.image.offset != 0, fmt.Sprintf("offset=%d", o.image.offset))
+	flag(o.image.partition != 0, fmt.Sprintf("partition=%d", o.image.partition))
+	flag(o.open.Degraded, "degraded")
+	flag(o.open.NoLog, "nologreplay")
+	flag(o.open.IgnoreDataChecksums, "rescue=ignoredatacsums")
+	flag(o.backup, "usebackuproot")
+	flag(o.open.CacheBytes != 0, fmt.Sprintf("cache_mib=%d", o.open.CacheBytes>>20))
+	flag(o.source != "", "fsname="+o.source)
+	flag(o.allowOther, "allow_other")
+	flag(o.suid, "suid")
+	flag(o.dev, "dev")
+	flag(o.noExec, "noexec")
+	return strings.Join(append(list, o.ignored...), ",")
 }

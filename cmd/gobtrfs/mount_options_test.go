@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	btrfs "gobtrfs"
 )
@@ -30,7 +31,7 @@ func TestMountOptions(t *testing.T) {
 		{list: "subvolid=0", want: mountOptions{subvolID: 5}},
 		{list: "subvolid=0x101", want: mountOptions{subvolID: 257}},
 		{list: "subvolid=-1", err: "subvolid=-1"},
-		{list: "device=/dev/a,device=/dev/b", want: mountOptions{open: btrfs.Options{Devices: []string{"/dev/a", "/dev/b"}}}},
+		{list: "device=/dev/a,device=/dev/b", want: mountOptions{image: imageFlags{devices: []string{"/dev/a", "/dev/b"}}}},
 		{list: "degraded,usebackuproot", want: mountOptions{backup: true, open: btrfs.Options{Degraded: true}}},
 		{list: "rescue=nologreplay:idatacsums", want: mountOptions{open: btrfs.Options{NoLog: true, IgnoreDataChecksums: true}}},
 		{list: "rescue=usebackuproot,norecovery", want: mountOptions{backup: true, open: btrfs.Options{NoLog: true}}},
@@ -38,9 +39,11 @@ func TestMountOptions(t *testing.T) {
 		{list: "allow_other,suid,dev,noexec", want: mountOptions{allowOther: true, suid: true, dev: true, noExec: true}},
 		{list: "suid,nosuid,dev,nodev"},
 		{list: "cache_mib=64", want: mountOptions{open: btrfs.Options{CacheBytes: 64 << 20}}},
-		{list: "offset=1048576", want: mountOptions{offset: 1 << 20}},
-		{list: "partition=2", want: mountOptions{part: 2}},
-		{list: "partition=2,offset=1", err: "partition"},
+		{list: "offset=1048576", want: mountOptions{image: imageFlags{offset: 1 << 20}}},
+		{list: "partition=2", want: mountOptions{image: imageFlags{partition: 2}}},
+		{list: "scan=/dev,rescue=usebackuproot,remount,ro", want: mountOptions{
+			backup: true, remount: true, readOnly: true, image: imageFlags{scan: []string{"/dev"}},
+		}},
 		{list: "compress=zstd:3,ssd,commit=5", want: mountOptions{ignored: []string{"compress", "ssd", "commit"}}},
 		{list: "fsname=x,log=/a", want: mountOptions{source: "x", log: "/a"}},
 		{list: "nonsense", err: `"nonsense"`},
@@ -61,9 +64,17 @@ func TestMountOptions(t *testing.T) {
 		if err != nil {
 			t.Errorf("%q: %v", tc.list, err)
 		}
-		if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(mountOptions{}), cmp.FilterPath(
-			func(p cmp.Path) bool { return p.String() == "open.Events" }, cmp.Ignore())); diff != "" {
+		compare := cmp.Options{cmp.AllowUnexported(mountOptions{}, imageFlags{}), cmpopts.IgnoreTypes(btrfs.Events{})}
+		if diff := cmp.Diff(tc.want, got, compare); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", tc.list, diff)
+		}
+		// The server in the background gets what String says.
+		again := mountOptions{log: got.log}
+		if err := parseMountOptions(got.String(), &again, false); err != nil {
+			t.Errorf("%q becomes %q: %v", tc.list, got.String(), err)
+		}
+		if diff := cmp.Diff(got, again, compare); diff != "" {
+			t.Errorf("%q becomes %q (-want +got):\n%s", tc.list, got.String(), diff)
 		}
 	}
 }
