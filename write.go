@@ -207,17 +207,17 @@ func (e *Editor) Remove(ctx context.Context, path string) error {
 // With noReplace that is an error.
 func (e *Editor) Rename(ctx context.Context, from, to string, noReplace bool) error {
 	a, err := e.name(ctx, from)
-	if err == nil && !a.Exists() {
-		err = syscall.ENOENT
-	}
 	if err != nil {
 		return pathError("rename", from, err)
 	}
 	b, err := e.name(ctx, to)
-	if err == nil && a.Sub != b.Sub {
+	switch {
+	case err != nil:
+	case a.Sub != b.Sub:
 		err = syscall.EXDEV
-	}
-	if err == nil {
+	case !a.Exists():
+		err = syscall.ENOENT
+	default:
 		err = e.fs.w.Rename(ctx, a.Sub, a.Dir, a.Name, b.Dir, b.Name, noReplace)
 	}
 	return pathError("rename", to, err)
@@ -354,4 +354,16 @@ func (e *Editor) RemoveXattr(ctx context.Context, path, name string) error {
 		err = e.fs.w.RemoveXattr(ctx, sub, ino, name)
 	}
 	return pathError("remove attribute of", path, err)
+}
+
+// Verify checks the space accounting of a filesystem that is open for writing
+// against itself.
+func (f *FS) Verify() error {
+	if f.w == nil {
+		return fmt.Errorf("btrfs: %w", ErrReadOnly)
+	}
+	if err := f.w.Txn().Space().Verify(); err != nil {
+		return fmt.Errorf("btrfs: %w", err)
+	}
+	return nil
 }

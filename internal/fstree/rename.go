@@ -74,6 +74,11 @@ func (m *move) check(ctx context.Context, noReplace bool) error {
 		if noReplace {
 			return fmt.Errorf("%q: %w", m.toName, syscall.EEXIST)
 		}
+	}
+	if err := m.checkLoop(ctx); err != nil {
+		return err
+	}
+	if m.replaces {
 		if m.same = m.over.Location == m.what.Location; m.same {
 			return nil
 		}
@@ -93,9 +98,6 @@ func (m *move) check(ctx context.Context, noReplace bool) error {
 	}
 	if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
 		return fmt.Errorf("%q is immutable: %w", m.name, syscall.EPERM)
-	}
-	if m.what.Type == disk.FtDir && m.dir != m.toDir {
-		return m.checkLoop(ctx)
 	}
 	return e.roomForRef(ctx, m.what.Location.ObjectID, m.toDir, m.toName)
 }
@@ -127,26 +129,45 @@ func (m *move) checkOver(ctx context.Context) error {
 	return err
 }
 
-// checkLoop fails if a directory would be moved into itself.
+// checkLoop fails if a directory would be moved into itself, or onto one that
+// it is in.
 func (m *move) checkLoop(ctx context.Context) error {
-	at := m.toDir
-	for range maxDepth {
-		if at == m.what.Location.ObjectID {
+	if m.dir == m.toDir {
+		return nil
+	}
+	if m.what.Type == disk.FtDir && m.what.Location.Type == disk.KeyInodeItem {
+		if in, err := m.inside(ctx, m.toDir, m.what.Location.ObjectID); err != nil {
+			return err
+		} else if in {
 			return fmt.Errorf("%q would be inside itself: %w", m.name, syscall.EINVAL)
 		}
-		if at == disk.RootDirObjectID {
-			return nil
+	}
+	if m.replaces && m.over.Type == disk.FtDir && m.over.Location.Type == disk.KeyInodeItem {
+		if in, err := m.inside(ctx, m.dir, m.over.Location.ObjectID); err != nil {
+			return err
+		} else if in {
+			return fmt.Errorf("%q: %w", m.toName, syscall.ENOTEMPTY)
+		}
+	}
+	return nil
+}
+
+// inside says whether directory at is what or somewhere below it.
+func (m *move) inside(ctx context.Context, at, what disk.ObjectID) (bool, error) {
+	for range maxDepth {
+		if at == what || at == disk.RootDirObjectID {
+			return at == what, nil
 		}
 		it, ok, err := m.e.t.Ceil(ctx, disk.Key{ObjectID: at, Type: disk.KeyInodeRef})
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !ok || it.Key.ObjectID != at || it.Key.Type != disk.KeyInodeRef {
-			return m.e.corrupt(inodeKey(at), fmt.Errorf("%w: directory without a name", disk.ErrFormat))
+			return false, m.e.corrupt(inodeKey(at), fmt.Errorf("%w: directory without a name", disk.ErrFormat))
 		}
 		at = disk.ObjectID(it.Key.Offset)
 	}
-	return syscall.ELOOP
+	return false, syscall.ELOOP
 }
 
 // maxDepth bounds the walk to the top directory, which on a damaged filesystem

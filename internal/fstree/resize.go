@@ -177,19 +177,22 @@ func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n u
 	})
 }
 
-// zero writes zeros between two offsets of one or two sectors, unless there is
-// no data, and writes the inode.
+// zero writes zeros between two offsets that are a few sectors apart, where
+// there is data, and writes the inode.
 func (f *fileEdit) zero(ctx context.Context, from, to uint64) error {
-	if from < to {
-		_, ext, ok, err := f.last(ctx, to)
+	sector := f.w.tx.SectorSize()
+	for from < to {
+		end := min(to, (from/sector+1)*sector)
+		_, ext, ok, err := f.last(ctx, end)
 		if err != nil {
 			return err
 		}
 		if ok && ext.End > from && ext.IsData() {
-			if err := f.write(ctx, make([]byte, to-from), from); err != nil {
+			if err := f.write(ctx, make([]byte, end-from), from); err != nil {
 				return err
 			}
 		}
+		from = end
 	}
 	f.item.Mtime, f.item.Ctime = f.now, f.now
 	return f.putInode(ctx, f.ino, &f.item)

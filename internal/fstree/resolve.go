@@ -45,11 +45,13 @@ func (w *Writer) Resolve(ctx context.Context, sub disk.ObjectID, path string) (P
 		}
 		parts := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 		for i, part := range parts {
-			if p.Type != disk.FtDir {
-				return fmt.Errorf("%q: %w", strings.Join(parts[:i], "/"), syscall.ENOTDIR)
-			}
-			if !p.Exists() {
+			switch {
+			case !p.Exists():
 				return fmt.Errorf("%q: %w", strings.Join(parts[:i], "/"), syscall.ENOENT)
+			case p.Type != disk.FtDir:
+				return fmt.Errorf("%q: %w", strings.Join(parts[:i], "/"), syscall.ENOTDIR)
+			case len(part) > disk.MaxNameLen:
+				return fmt.Errorf("name of %d bytes: %w", len(part), syscall.ENAMETOOLONG)
 			}
 			if e, err = w.step(ctx, e, &p, []byte(part)); err != nil {
 				return err

@@ -362,6 +362,9 @@ func (f *fileEdit) cut(ctx context.Context, k disk.Key, ext *Extent, from, to ui
 		f.item.NBytes -= min(f.item.NBytes, min(to, ext.End)-max(from, ext.Start))
 	}
 	fe.Generation = f.w.tx.Trans()
+	if !real {
+		fe.Offset = 0 // a hole is nobody's part
+	}
 	tail := fe
 	if ext.End > to {
 		// Reference and checksums go by the extent, so only the item moves.
