@@ -91,6 +91,8 @@ type checker struct {
 	rootBackrefs []rootLink
 	rootOrphans  map[disk.ObjectID]bool
 	caches       []cacheHeader
+	cacheInodes  map[uint64]cacheInode
+	cacheExtents []cacheExtent
 	freeInfos    []freeInfo
 	uuids        []uuidItem
 	quota        quotaState
@@ -154,7 +156,7 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 	sb := vol.Super()
 	c := &checker{
 		ctx: ctx, o: o, vol: vol, sb: sb, geo: sb.Geometry(), find: find, hash: newHasher(), chunks: vol.Chunks(),
-		rootOrphans: make(map[disk.ObjectID]bool), brokenTrees: make(map[disk.ObjectID]bool),
+		rootOrphans: make(map[disk.ObjectID]bool), brokenTrees: make(map[disk.ObjectID]bool), cacheInodes: make(map[uint64]cacheInode),
 	}
 	if c.o.Workers <= 0 {
 		c.o.Workers = runtime.GOMAXPROCS(0)
@@ -259,6 +261,7 @@ func (c *checker) compare() error {
 		}
 		c.checkFreeSpace(sums, maps)
 	}
+	c.checkSpaceCaches(sums)
 	c.checkRoots()
 	if err := c.checkRefs(); err != nil {
 		return err

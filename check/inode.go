@@ -250,6 +250,9 @@ func (r *inodeRules) contents(s *inodeState, bad badFunc) {
 		if t != modeDir && s.extents > 0 {
 			bad(CodeFileExtent, fmt.Sprintf("an inode of mode %#o has file extents", s.mode), "", fmt.Sprint(s.extents))
 		}
+		if t != modeDir && s.nbytes != 0 {
+			bad(CodeInodeNbytes, "an inode without contents has a disk usage", "0", fmt.Sprint(s.nbytes))
+		}
 		return
 	}
 	if s.found != s.nbytes {

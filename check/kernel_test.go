@@ -87,7 +87,7 @@ const mib = 1 << 20
 
 var kernelCases = []kernelCase{
 	{name: "defaults", after: "btrfs balance start --full-balance . > /dev/null"},
-	{name: "as old as can be", mkfs: []string{"-O", "^no-holes,^skinny-metadata,^extref", "-R", "^free-space-tree"}},
+	{name: "as old as can be", size: 3072 * mib, mkfs: []string{"-O", "^no-holes,^skinny-metadata,^extref", "-R", "^free-space-tree"}},
 	{name: "compressed", mount: "compress-force=zstd"},
 	{name: "lzo", mount: "compress=lzo", mkfs: []string{"-O", "^no-holes"}},
 	{name: "xxhash", mkfs: []string{"--csum", "xxhash"}},

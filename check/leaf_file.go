@@ -174,6 +174,9 @@ func (l *fileLeaf) extent(k disk.Key, b []byte) {
 		s.inline = f.RAMBytes
 		s.found += f.RAMBytes
 		s.extent(k.Offset, k.Offset+l.c.roundUp(f.RAMBytes))
+		if f.OtherEncoding != 0 {
+			l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("a file extent with encoding %d", f.OtherEncoding))
+		}
 		return
 	}
 	s.extent(k.Offset, k.Offset+f.NumBytes)
@@ -205,6 +208,8 @@ func (w *worker) observeExtent(info *nodeInfo, tree disk.ObjectID, k disk.Key, f
 func badFileExtent(f *disk.FileExtent) string {
 	end := f.Offset + f.NumBytes
 	switch {
+	case f.OtherEncoding != 0 || f.Encryption != 0:
+		return fmt.Sprintf("a file extent with encoding %d and encryption %d", f.OtherEncoding, f.Encryption)
 	case f.NumBytes == 0:
 		return "a file extent of no bytes"
 	case end < f.Offset || end > f.RAMBytes:

@@ -105,6 +105,8 @@ func (c *checker) visitRoot(w *worker, info *nodeInfo, n disk.Node) {
 			if h, err := disk.ParseFreeSpaceHeader(b); err == nil {
 				c.caches = append(c.caches, cacheHeader{disk.Logical(k.Offset), h})
 			}
+		case k.Type == disk.KeyInodeItem || k.Type == disk.KeyExtentData:
+			c.noteCacheItem(k, b)
 		case k.ObjectID == disk.BalanceObjectID:
 			c.find.add(Finding{Code: CodeBalancePending, Place: Place{Tree: disk.TreeRoot, Key: &k}, What: "a balance has not finished"})
 		}
