@@ -92,10 +92,10 @@ func TestHerdMakesExactlyTheChunksNeeded(t *testing.T) {
 				}
 				demand := Bytes(callers/2) * 4 * MiB
 				want := max(1, int((demand+GiB-1)/GiB))
+				s.Close() // and wait for a flight too many
 				if got := s.chunks(disk.BlockGroupData); got != want {
 					t.Fatalf("run %d: made %d chunks, want %d", run, got, want)
 				}
-				s.Close()
 				if err := s.Verify(); err != nil {
 					t.Fatal(err)
 				}
@@ -141,6 +141,7 @@ func TestBurstMakesChunksForItsBytes(t *testing.T) {
 						t.Errorf("caller %d: %v", k, err)
 					}
 				}
+				time.Sleep(time.Second) // a flight too many would still be under way
 				if got, want := s.chunks(disk.BlockGroupData), int((demand+GiB-1)/GiB); got != want {
 					t.Errorf("made %d chunks for %v, want %d", got, demand, want)
 				}

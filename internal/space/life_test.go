@@ -14,7 +14,7 @@ import (
 // T14, I12: after a burst and the deletion of everything, two commits bring the
 // filesystem back to at most one empty group per type and profile; and the last
 // group of a profile stays. Mutations that turned it red: Unused without the
-// spared map (profile lost); isUnused and leave without the pinned test.
+// spared map (profile lost).
 func TestGroupsGoWhenEmpty(t *testing.T) {
 	t.Parallel()
 	for _, profile := range []disk.BlockGroupFlags{0, disk.BlockGroupDUP, disk.BlockGroupRAID1} {

@@ -598,7 +598,8 @@ func (p *Protocol) Clone() Protocol {
 // AppendState appends what the future depends on, and nothing else: counters
 // that only matter by comparison (Gen, Epoch, progress) appear as comparisons.
 // Two states with equal bytes behave alike for ever; the explorer's state space
-// is finite because of that. Bytes are appended, not errors: a cause shows as
+// is finite because of that. Of Seen nothing appears: a queued extent search has
+// seen the current generation, else it would have been served. A cause shows as
 // its presence.
 func (p *Protocol) AppendState(b []byte) []byte {
 	flag := func(on bool) {
@@ -629,7 +630,6 @@ func (p *Protocol) AppendState(b []byte) []byte {
 		for i := range p.queues[q] {
 			t := &p.queues[q][i]
 			b = append(b, byte(t.ID), byte(t.Class), byte(t.todo), byte(t.running), t.rounds)
-			flag(t.Seen < p.gen)
 			flag(t.since != p.progress)
 			flag(t.noGrow)
 			flag(t.cause != nil)
