@@ -26,6 +26,7 @@ var (
 	editSeed   = flag.Uint64("edit.seed", uint64(time.Now().UnixNano()), "seed of the edits made beside a kernel mount")
 	editRounds = flag.Int("edit.rounds", 4, "rounds of edits made beside a kernel mount")
 	editOps    = flag.Int("edit.ops", 250, "edits in a round")
+	editEach   = flag.Bool("edit.each", false, "compare the file after every edit, to find the one that went wrong")
 	editMkfs   = flag.String("edit.mkfs", "", "arguments of mkfs.btrfs for the edits; default: varies with the seed")
 )
 
@@ -293,6 +294,9 @@ func editRound(t *testing.T, gen opMaker, ours, theirs string, n int) {
 		if errno(want) != errno(got) {
 			t.Fatalf("operation %d: %v: kernel %v, we %v", i, o, want, got)
 		}
+		if *editEach && got == nil {
+			sameContents(t, f, m.Dir, o)
+		}
 		if gen.rnd.IntN(40) == 0 {
 			must(t, f.Sync(ctx))
 		}
@@ -306,4 +310,30 @@ func editRound(t *testing.T, gen opMaker, ours, theirs string, n int) {
 	m.Unmount()
 	oracle.RequireSame(t, want, imageManifest(t, ours, btrfs.Options{}), diffFields)
 	judge(t, ours)
+}
+
+// sameContents compares the file that an operation was about on both sides.
+func sameContents(t *testing.T, f *btrfs.FS, dir string, o fileOp) {
+	t.Helper()
+	ctx := context.Background()
+	fi, err := os.Lstat(dir + o.path)
+	if err != nil || !fi.Mode().IsRegular() {
+		return
+	}
+	want, err := os.ReadFile(dir + o.path)
+	must(t, err)
+	must(t, f.Sync(ctx))
+	top, err := f.TopLevel(ctx)
+	must(t, err)
+	file, err := top.Open(ctx, o.path)
+	must(t, err)
+	got, err := file.ReadAll(ctx)
+	must(t, err)
+	if !bytes.Equal(want, got) {
+		at := 0
+		for at < min(len(want), len(got)) && want[at] == got[at] {
+			at++
+		}
+		t.Fatalf("%v: %d bytes, want %d, first difference at %d", o, len(got), len(want), at)
+	}
 }

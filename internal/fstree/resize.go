@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"syscall"
 
 	"gobtrfs/disk"
@@ -60,11 +61,33 @@ func (f *fileEdit) extend(ctx context.Context, size uint64) error {
 			return err
 		}
 	}
+	if err := f.clearTail(ctx); err != nil {
+		return err
+	}
 	if err := f.fillGap(ctx, roundUp(size, sector)); err != nil {
 		return err
 	}
 	f.item.Size = size
 	return nil
+}
+
+// clearTail zeroes what follows the end of the file in its last sector, before
+// the file becomes longer. Linux leaves there what a truncation cut off, and
+// zeroes it at this point, too.
+func (f *fileEdit) clearTail(ctx context.Context) error {
+	sector := f.w.tx.SectorSize()
+	size := f.item.Size
+	if size%sector == 0 {
+		return nil
+	}
+	buf := make([]byte, sector-size%sector)
+	f.item.Size = roundUp(size, sector)
+	err := f.read(ctx, buf, size)
+	f.item.Size = size
+	if err != nil || !slices.ContainsFunc(buf, func(b byte) bool { return b != 0 }) {
+		return err
+	}
+	return f.zeroTail(ctx, size)
 }
 
 // shrink makes the file shorter by as much as truncateBatch allows, and says
@@ -228,6 +251,9 @@ func (w *Writer) Allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 				return err
 			}
 			if !keepSize && stop > f.item.Size {
+				if err := f.clearTail(ctx); err != nil {
+					return err
+				}
 				if err := f.fillGap(ctx, roundUp(stop, sector)); err != nil {
 					return err
 				}

@@ -43,7 +43,8 @@ func (w *Writer) WriteAt(ctx context.Context, sub, ino disk.ObjectID, p []byte, 
 
 func (w *Writer) writePiece(ctx context.Context, sub, ino disk.ObjectID, p []byte, off uint64) error {
 	sector := w.tx.SectorSize()
-	// The first sector may have to leave the inode too.
+	// The first sector may have to leave the inode too, or the last one of
+	// before be zeroed.
 	need := roundUp(off+uint64(len(p)), sector) - off/sector*sector + sector
 	return w.doData(ctx, sub, itemsWrite, need, func(ctx context.Context, f *fileEdit) error {
 		item, err := f.open(ctx, ino)
@@ -162,6 +163,11 @@ func (f *fileEdit) write(ctx context.Context, p []byte, off uint64) error {
 			return err
 		}
 		copy(buf[off-from:], p)
+	}
+	if from > f.item.Size {
+		if err := f.clearTail(ctx); err != nil {
+			return err
+		}
 	}
 	if err := f.fillGap(ctx, from); err != nil {
 		return err
