@@ -142,7 +142,7 @@ func (t *tree) close() (err error) {
 
 // addInode adds a file without a name.
 func (t *tree) addInode(i inode) (inodeID, error) {
-	if len(t.inodes) >= 1<<32-1 {
+	if uint64(len(t.inodes)) >= 1<<32-1 {
 		return 0, fmt.Errorf("more than %d files", uint64(1<<32-1))
 	}
 	t.inodes = append(t.inodes, i)
@@ -151,7 +151,7 @@ func (t *tree) addInode(i inode) (inodeID, error) {
 
 // addName enters an inode into a directory.
 func (t *tree) addName(dir inodeID, text string, id inodeID) (nameID, error) {
-	if len(t.names) >= 1<<32-1 {
+	if uint64(len(t.names)) >= 1<<32-1 {
 		return 0, fmt.Errorf("more than %d names", uint64(1<<32-1))
 	}
 	n := nameID(len(t.names))
