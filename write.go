@@ -367,3 +367,11 @@ func (f *FS) Verify() error {
 	}
 	return nil
 }
+
+// Failed is why the filesystem cannot be written any more; nil while it can.
+func (f *FS) Failed() error {
+	if f.w == nil {
+		return ErrReadOnly
+	}
+	return f.w.Txn().Err()
+}
