@@ -3,7 +3,7 @@
 # system, a current mkfs.btrfs, and kernel mkfs + loop mount + cp -a + umount.
 # Everything is synced, sources are warm, images are in memory.
 #
-#   bench/mkfs.sh [RUNS]
+#   bench/mkfs_compare.sh [RUNS]
 #
 # SMALL    a tree of many small files        (default: /usr/share)
 # LARGE    a tree of 2 GiB in large files    (default: made from SMALL)

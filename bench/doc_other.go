@@ -1,0 +1,6 @@
+//go:build !linux
+
+// Command bench measures gobtrfs against Linux's own tools, on Linux only.
+package main
+
+func main() {}
