@@ -160,7 +160,10 @@ func (c *checker) visitQuota(info *nodeInfo, n disk.Node) {
 			}
 		case disk.KeyQgroupRelation:
 			if uint64(k.ObjectID)>>48 > k.Offset>>48 {
-				q.parents = append(q.parents, qgroupRelation{member: k.Offset, parent: uint64(k.ObjectID)})
+				if q.above == nil {
+					q.above = make(map[uint64][]uint64)
+				}
+				q.above[k.Offset] = append(q.above[k.Offset], uint64(k.ObjectID))
 			}
 			q.relations = append(q.relations, k)
 		case disk.KeyQgroupLimit:

@@ -16,16 +16,13 @@ type qgroupInfo struct {
 	disk.QgroupInfo
 }
 
-// qgroupRelation says that a qgroup is a member of one of a higher level.
-type qgroupRelation struct{ member, parent uint64 }
-
 // quotaState is what the quota tree says.
 type quotaState struct {
 	status    disk.QgroupStatus
 	hasStatus bool
 	infos     []qgroupInfo
 	limits    []uint64
-	parents   []qgroupRelation
+	above     map[uint64][]uint64 // member: the qgroups that it is in
 	relations []disk.Key
 }
 
@@ -78,7 +75,7 @@ func (r *rootSets) join(a, b int32) int32 {
 const maxQuotaExtents = 1 << 21
 
 // checkQuota counts what each qgroup refers to, and what nobody else does, and
-// compares. Simple quotas count by owner and are not recounted.
+// compares.
 func (c *checker) checkQuota() error {
 	q := &c.quota
 	if !q.hasStatus {
@@ -87,13 +84,15 @@ func (c *checker) checkQuota() error {
 	c.checkQgroupItems()
 	const unsure = disk.QgroupStatusRescan | disk.QgroupStatusInconsistent
 	switch {
-	case q.status.Flags&disk.QgroupStatusOn == 0 || q.status.Flags&disk.QgroupStatusSimpleMode != 0:
+	case q.status.Flags&disk.QgroupStatusOn == 0:
 		return nil
 	case q.status.Flags&unsure != 0:
 		c.find.add(Finding{Code: CodeQgroupState, Place: Place{Tree: disk.TreeQuota}, What: "quotas are marked as inconsistent, or a rescan has not finished"})
 		return nil
 	case c.hasBroken():
 		return nil
+	case q.status.Flags&disk.QgroupStatusSimpleMode != 0:
+		return c.checkSimpleQuota()
 	}
 	sets := newRootSets()
 	bytes, err := c.bytesBySet(sets)
@@ -207,27 +206,30 @@ func (c *checker) dataBySet(sets *rootSets, leaves []int32, bytes map[int32]uint
 	return nil
 }
 
+// quotaUse is what a qgroup is charged with.
+type quotaUse struct{ rfer, excl uint64 }
+
+// qgroupsAbove is a qgroup with all that it is a member of, directly or not.
+func (c *checker) qgroupsAbove(id uint64) []uint64 {
+	out := []uint64{id}
+	for i := 0; i < len(out); i++ {
+		for _, p := range c.quota.above[out[i]] {
+			if !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
 // compareQgroups compares the counts of all qgroups.
 func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) {
-	above := make(map[uint64][]uint64)
-	for _, r := range c.quota.parents {
-		above[r.member] = append(above[r.member], r.parent)
-	}
-	type use struct{ rfer, excl uint64 }
-	got := make(map[uint64]use)
+	got := make(map[uint64]quotaUse)
 	for s, n := range bytes {
 		in := make(map[uint64]int) // qgroup: how many of the set's subvolumes are in it
 		for _, root := range sets.sets[s] {
-			seen := make(map[uint64]bool)
-			todo := []uint64{uint64(root)}
-			for len(todo) > 0 {
-				q := todo[len(todo)-1]
-				todo = todo[:len(todo)-1]
-				if !seen[q] {
-					seen[q] = true
-					in[q]++
-					todo = append(todo, above[q]...)
-				}
+			for _, q := range c.qgroupsAbove(uint64(root)) {
+				in[q]++
 			}
 		}
 		for q, k := range in {
@@ -239,10 +241,17 @@ func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) {
 			got[q] = u
 		}
 	}
+	c.reportQgroups(got)
+}
+
+// reportQgroups reports qgroups whose stored counts differ from got.
+func (c *checker) reportQgroups(got map[uint64]quotaUse) {
+	// Simple quotas do not keep the two counts of compressed bytes.
+	simple := c.quota.status.Flags&disk.QgroupStatusSimpleMode != 0
 	slices.SortFunc(c.quota.infos, func(a, b qgroupInfo) int { return cmp.Compare(a.id, b.id) })
 	for _, i := range c.quota.infos {
 		u := got[i.id]
-		if i.Rfer != u.rfer || i.Excl != u.excl || i.RferCmpr != u.rfer || i.ExclCmpr != u.excl {
+		if i.Rfer != u.rfer || i.Excl != u.excl || !simple && (i.RferCmpr != u.rfer || i.ExclCmpr != u.excl) {
 			k := disk.Key{Type: disk.KeyQgroupInfo, Offset: i.id}
 			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: &k}, What: fmt.Sprintf("the counts of qgroup %s", qgroupName(i.id)),
 				Expected: fmt.Sprintf("%d referenced, %d exclusive", u.rfer, u.excl), Found: fmt.Sprintf("%d (%d) referenced, %d (%d) exclusive", i.Rfer, i.RferCmpr, i.Excl, i.ExclCmpr)})
