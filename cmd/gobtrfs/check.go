@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gobtrfs/blockdev"
 	"gobtrfs/check"
 )
 
@@ -25,53 +24,45 @@ mean. Exit codes: 0 nothing is wrong, 3 damage was found, 1 the check could not
 be done.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd.Context(), a, append(args, o.devices...))
+			return o.run(cmd.Context(), a, args[0])
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.devices, "device", nil, "further member of the filesystem (repeatable)")
+	o.image.registerMembers(cmd)
 	f.BoolVar(&o.verify, "verify-data", false, "read all data and verify every copy of it, and parity")
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line: findings, then a summary")
 	f.BoolVar(&o.progress, "progress", false, "show progress on standard error")
-	f.IntVar(&o.max, "max-findings", check.DefaultMaxFindings, "findings of one kind that are listed; all are counted")
+	f.IntVar(&o.max, "max-findings", 100, "findings of one kind that are listed; all are counted")
 	f.IntVar(&o.workers, "workers", 0, "goroutines (0: one for each CPU)")
 	return cmd
 }
 
 type checkFlags struct {
-	devices                []string
+	image                  imageFlags
 	verify, json, progress bool
 	max, workers           int
 }
 
-// openMembers opens devices for reading.
-func openMembers(paths []string) (devs []blockdev.Device, closeAll func(), err error) {
-	closeAll = func() {
-		for _, d := range devs {
-			d.Close()
-		}
-	}
-	for _, p := range paths {
-		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: true})
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		devs = append(devs, d)
-	}
-	return devs, closeAll, nil
+// registerMembers adds the flags that say where the filesystem is, to verbs that
+// judge it as it stands.
+func (i *imageFlags) registerMembers(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&i.devices, "device", nil, "further member `PATH` of the filesystem (repeatable)")
+	f.StringArrayVar(&i.scan, "scan", nil, "look for further members in `DIR` (repeatable)")
+	f.Int64Var(&i.offset, "offset", 0, "the filesystem starts at byte `N` of IMAGE")
+	f.IntVar(&i.partition, "partition", 0, "the filesystem is in partition `N` of IMAGE (GPT or MBR)")
 }
 
-func (o *checkFlags) run(ctx context.Context, a *app, paths []string) error {
-	devs, closeAll, err := openMembers(paths)
-	if err != nil {
+func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
+	var m image
+	defer m.Close()
+	if err := o.image.openDevices(ctx, &m, name); err != nil {
 		return err
 	}
-	defer closeAll()
 	var last atomic.Pointer[check.Progress]
 	opt := check.Options{VerifyData: o.verify, MaxFindings: o.max, Workers: o.workers, Progress: func(p check.Progress) { last.Store(&p) }}
 	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load()) })
-	r, err := check.Run(ctx, devs, opt)
+	r, err := check.Run(ctx, m.devs, opt)
 	st.Close()
 	if err != nil {
 		return err

@@ -31,11 +31,11 @@ the same file goes on from there. Exit codes: 0 nothing is wrong, or all was
 corrected; 3 damage is left; 1 the scrub could not be done.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd.Context(), a, append(args, o.devices...))
+			return o.run(cmd.Context(), a, args[0])
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.devices, "device", nil, "further member of the filesystem (repeatable)")
+	o.image.registerMembers(cmd)
 	f.BoolVar(&o.repair, "repair", false, "overwrite bad copies with good ones")
 	f.StringVar(&o.state, "state", "", "file that keeps where an interrupted scrub stopped")
 	f.Uint64Var(&o.limit, "limit", 0, "read at most this many bytes a second (0: no limit)")
@@ -46,7 +46,7 @@ corrected; 3 damage is left; 1 the scrub could not be done.`,
 }
 
 type scrubFlags struct {
-	devices                     []string
+	image                       imageFlags
 	repair, json, progress, raw bool
 	state                       string
 	limit                       uint64
@@ -55,20 +55,21 @@ type scrubFlags struct {
 // maxScrubProblems is how many problems the text output lists.
 const maxScrubProblems = 1000
 
-func (o *scrubFlags) run(ctx context.Context, a *app, paths []string) error {
+func (o *scrubFlags) run(ctx context.Context, a *app, name string) error {
 	opt := scrub.Options{Repair: o.repair, BytesPerSecond: o.limit}
 	var err error
 	if opt.Resume, err = o.load(); err != nil {
 		return err
 	}
-	var devs []blockdev.Device
-	for _, p := range paths {
-		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: !o.repair})
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		devs = append(devs, d)
+	var m image
+	defer m.Close()
+	if o.repair {
+		err = o.openForWriting(&m, name)
+	} else {
+		err = o.image.openDevices(ctx, &m, name)
+	}
+	if err != nil {
+		return err
 	}
 	var done, total atomic.Uint64
 	opt.Progress = func(d, t uint64) { done.Store(d); total.Store(t) }
@@ -84,7 +85,7 @@ func (o *scrubFlags) run(ctx context.Context, a *app, paths []string) error {
 	st := a.startStatus(!o.progress, func() string {
 		return fmt.Sprintf("scrub: %.1f of about %.1f MiB", float64(done.Load())/(1<<20), float64(total.Load())/(1<<20))
 	})
-	r, err := scrub.Run(ctx, devs, opt)
+	r, err := scrub.Run(ctx, m.devs, opt)
 	st.Close()
 	if r == nil {
 		return err
@@ -99,6 +100,22 @@ func (o *scrubFlags) run(ctx context.Context, a *app, paths []string) error {
 		err = codeError{code: exitDamage}
 	}
 	return err
+}
+
+// openForWriting opens the members named on the command line for repair. Others
+// that a search might find are not written to.
+func (o *scrubFlags) openForWriting(m *image, name string) error {
+	if len(o.image.scan) > 0 || o.image.offset != 0 || o.image.partition != 0 {
+		return usagef("--repair needs every member named by --device, and no --offset or --partition")
+	}
+	for _, p := range append([]string{name}, o.image.devices...) {
+		d, err := blockdev.OpenFile(p, blockdev.FileOptions{})
+		if err != nil {
+			return err
+		}
+		m.devs = append(m.devs, d)
+	}
+	return nil
 }
 
 // load reads the state of an interrupted scrub, nil if there is none.
