@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -138,7 +139,7 @@ func (l *lister) directory(dir *btrfs.File, path, shown string) error {
 	for i, f := range subs {
 		if f != nil {
 			sub := joinPath(path, entries[i].Name)
-			if err := l.directory(f, sub, joinPath(trimSlash(shown), entries[i].Name)); err != nil {
+			if err := l.directory(f, sub, strings.TrimRight(shown, "/")+"/"+entries[i].Name); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -151,13 +152,6 @@ func joinPath(dir, name string) string {
 		return name
 	}
 	return dir + "/" + name
-}
-
-func trimSlash(s string) string {
-	if s == "/" {
-		return ""
-	}
-	return s
 }
 
 // entry prints one file.
