@@ -56,12 +56,13 @@ func TestExploreOursIsSound(t *testing.T) {
 	t.Parallel()
 	total := 0
 	all := []string{"eeee", "rrrr", "eerr", "errt", "ettr"}
+	bursts := [][]int64{{1}, {4}, {4, 1, 2}, {2, 3}}
 	if testing.Short() {
-		all = []string{"errt"} // one of each kind
+		all, bursts = []string{"errt"}, [][]int64{{4, 1, 2}} // one of each kind
 	}
 	for _, callers := range all {
 		for _, faults := range []string{"", "enomem@1", "enomem@1,2", "enospc@1", "enospc@2", "panic@1", "panic@2", "cancel@1", "cancel@4", "enomem@1,cancel@2", "enomem@1,enospc@2,cancel@3", "enomem@1,panic@2,cancel@4"} {
-			for _, sizes := range [][]int64{{1}, {4}, {4, 1, 2}, {2, 3}} {
+			for _, sizes := range bursts {
 				for n, stages := range [][]stageModel{nil, {commitStage(0)}, {commitStage(3)}, {{lane: space.LanePrompt, frees: 1}, commitStage(1)}} {
 					if n > 1 && (faults == "enomem@1,2" || sizes[0] == 4) {
 						continue // more of the same
@@ -135,9 +136,13 @@ func TestExploreTheOthers(t *testing.T) {
 // known state by another way, the successors must have the keys they had.
 func TestEqualKeysHaveEqualFutures(t *testing.T) {
 	t.Parallel()
+	callers := "errt"
+	if testing.Short() {
+		callers = "ert"
+	}
 	for _, p := range Policies() {
 		for _, faults := range []string{"", "enomem@1", "cancel@2", "enospc@1"} {
-			w := small(t, "errt", faults, 1, 4, 2)
+			w := small(t, callers, faults, 1, 4, 2)
 			start := p.start(w)
 			if p.Ours {
 				start = newOurs(w, []stageModel{commitStage(2)}, 0)

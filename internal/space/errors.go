@@ -42,7 +42,7 @@ func corruptf(format string, args ...any) error {
 type SpaceError struct {
 	Type         disk.BlockGroupFlags // type of the space info
 	Profile      disk.BlockGroupFlags // profile a new chunk would have had
-	Need         Bytes                // bytes asked for
+	Need         Bytes                // bytes asked for; 0: one more chunk
 	Piece        Bytes                // smallest contiguous piece that would have done, 0 if any
 	Free         Bytes                // total - used - reserved - pinned - read-only - promised
 	Overcommit   Bytes                // what might be promised beyond that
@@ -63,7 +63,11 @@ type DeviceFree struct {
 // Error names the need first and then everything that could have met it.
 func (e *SpaceError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "no space for %v of %v", e.Need, e.Type)
+	if e.Need > 0 {
+		fmt.Fprintf(&b, "no space for %v of %v", e.Need, e.Type)
+	} else {
+		fmt.Fprintf(&b, "no space for another chunk of %v", e.Type)
+	}
 	if e.Piece > 0 {
 		fmt.Fprintf(&b, " in pieces of %v", e.Piece)
 	}

@@ -43,7 +43,7 @@ func (i *Info) AllocExtent(ctx context.Context, r ExtentRequest) (Range, error) 
 			return Range{}, err
 		}
 		seen := i.Gen() // before the search: what appears during it counts as later
-		s := extentSearch{i: i, req: r, profile: i.nextProfile()}
+		s := extentSearch{i: i, req: r}
 		if got, ok := s.inClass(ctx); ok {
 			return got, nil
 		}
@@ -72,7 +72,6 @@ func (i *Info) AllocExtent(ctx context.Context, r ExtentRequest) (Range, error) 
 type extentSearch struct {
 	i       *Info
 	req     ExtentRequest
-	profile disk.BlockGroupFlags
 	loadErr error // of a group that could not be read
 }
 
@@ -159,7 +158,7 @@ func (s *extentSearch) scan(ctx context.Context, n Bytes, accept func(SizeClass)
 	}
 	for k := range gs {
 		g := gs[(first+k)%len(gs)]
-		if Bytes(g.hint.Load()) < n || g.chunk.Flags&s.profile != s.profile {
+		if Bytes(g.hint.Load()) < n || g.unfit.Load() {
 			continue
 		}
 		if got, ok := s.try(ctx, g, n, accept); ok {

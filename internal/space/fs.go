@@ -79,6 +79,7 @@ type Config struct {
 	// Loader is needed if groups are loaded without their free space.
 	Loader FreeSpaceLoader
 	// DataStages and MetadataStages make room, in this order. At most 8 each.
+	// Mixed groups use MetadataStages.
 	DataStages, MetadataStages []Stage
 	Events                     Events
 	Clock                      clock.Clock // Default: clock.System.
@@ -234,24 +235,27 @@ func (fs *FS) Groups() []*Group { return *fs.groups.Load() }
 
 // publish makes a group visible and counts it. The caller then tells the info's protocol.
 func (fs *FS) publish(g *Group) {
-	defer fs.refreshProfiles()
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	insert := func(p *atomic.Pointer[[]*Group]) {
-		old := *p.Load()
-		n, _ := slices.BinarySearchFunc(old, g.chunk.Start, func(g *Group, at disk.Logical) int { return cmp.Compare(g.chunk.Start, at) })
-		next := make([]*Group, 0, len(old)+1)
-		next = append(append(append(next, old[:n]...), g), old[n:]...)
-		p.Store(&next)
+	opened := fs.opened
+	for _, list := range []*atomic.Pointer[[]*Group]{&fs.groups, &g.info.groups} {
+		next := *list.Load()
+		n, _ := slices.BinarySearchFunc(next, g.chunk.Start, func(g *Group, at disk.Logical) int { return cmp.Compare(g.chunk.Start, at) })
+		if opened { // readers may hold the old list; while loading there are none
+			next = slices.Clone(next)
+		}
+		next = slices.Insert(next, n, g)
+		list.Store(&next)
 	}
-	insert(&fs.groups)
-	insert(&g.info.groups)
 	if g.fresh {
 		fs.newGroups = append(fs.newGroups, g)
 	}
 	g.info.mu.Lock()
 	g.info.change(counters{total: g.chunk.Length, used: g.used, readOnly: g.superBytes}, 0)
 	g.info.mu.Unlock()
+	fs.mu.Unlock()
+	if opened {
+		fs.refreshProfiles()
+	}
 }
 
 // unpublish is the opposite of publish; the group must be empty, and read-only

@@ -54,6 +54,7 @@ type Group struct {
 
 	hint    atomic.Int64  // upper bound of the longest hole in bytes; written under mu
 	loading chan struct{} // a semaphore: whoever reads the free space from disk
+	unfit   atomic.Bool   // read-only for want of the info's profile; written under mu
 
 	mu       lockrank.Mutex
 	used     Bytes // protected by mu, as everything below

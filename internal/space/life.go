@@ -11,14 +11,7 @@ import (
 // SetReadOnly stops allocations from the group: what is free in it is no
 // longer counted as available. It fails with a *SpaceError if the info could
 // then not honour what it has promised. Calls nest.
-func (g *Group) SetReadOnly() error { return g.setReadOnly(false) }
-
-// forceReadOnly does so whatever was promised, while loading.
-func (g *Group) forceReadOnly() {
-	_ = g.setReadOnly(true) // cannot fail when forced
-}
-
-func (g *Group) setReadOnly(force bool) error {
+func (g *Group) SetReadOnly() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.gone {
@@ -29,16 +22,22 @@ func (g *Group) setReadOnly(force bool) error {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		// Overcommit of the generous kind is fine here: the caller is about
-		// to make room (4.9 of the kernel's rules: half of the estimate).
-		if !force && !i.free.takeBeyond(idle, i.allowHalf-i.allow) {
+		// to make room (kernel: inc_block_group_ro, 5.6: half of the estimate).
+		if !i.free.takeBeyond(idle, i.allowHalf-i.allow) {
 			return i.spaceErrorLocked(Ticket{Bytes: idle, Class: ClassCleaner})
-		} else if force {
-			i.free.add(-idle)
 		}
 		i.c.readOnly += idle
 	}
 	g.readOnly++
 	return nil
+}
+
+// readOnlyLocked makes the group read-only whatever was promised. mu must be held.
+func (g *Group) readOnlyLocked() {
+	if g.readOnly == 0 {
+		g.account(counters{readOnly: g.idle()}, 0)
+	}
+	g.readOnly++
 }
 
 // SetReadOnlyGrowing is SetReadOnly which has a chunk made if space is short.

@@ -123,7 +123,9 @@ func (fs *FS) AddGroup(spec GroupSpec) error {
 	}
 	fs.publish(g)
 	if spec.ReadOnly {
-		g.forceReadOnly()
+		g.mu.Lock()
+		g.readOnlyLocked()
+		g.mu.Unlock()
 	}
 	return nil
 }
@@ -209,25 +211,11 @@ func (fs *FS) vacateChunk(c *Chunk) {
 	}
 }
 
-// Open ends loading: estimates and overcommit are computed, and, where the next
-// chunk of a type will be redundant, the groups of that type that are not are
-// made read-only, as the kernel does at mount.
+// Open ends loading: profiles, estimates and overcommit are computed.
 func (fs *FS) Open() {
 	fs.mu.Lock()
 	fs.opened = true
 	fs.mu.Unlock()
-	fs.refreshProfiles()
-	const plain = disk.BlockGroupRAID0
-	for _, i := range fs.infos {
-		if p := i.nextProfile(); p&^plain == 0 {
-			continue
-		}
-		for _, g := range *i.groups.Load() {
-			if g.chunk.Flags.Profile()&^plain == 0 {
-				g.forceReadOnly()
-			}
-		}
-	}
 	fs.devicesChanged()
 }
 
@@ -293,20 +281,53 @@ func (fs *FS) SetTarget(typ disk.BlockGroupFlags, p *disk.Profile) {
 }
 
 // refreshProfiles recomputes which profile the next chunk of each type gets:
-// it follows from the groups, the devices and the conversion under way. No
-// lock may be held.
+// it follows from the groups, the devices and the conversion under way. Groups
+// without that profile's redundancy are then read-only, as after a mount by the
+// kernel: nothing may be allocated in them, so nothing may be promised for them.
+// No lock may be held.
 func (fs *FS) refreshProfiles() {
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	fs.devMu.Lock()
 	devices, _ := fs.writableLocked()
 	fs.devMu.Unlock()
+	var stale []*Info
 	for _, i := range fs.infos {
 		var inUse disk.BlockGroupFlags
+		unfit := false
 		for _, g := range *i.groups.Load() {
 			inUse |= g.chunk.Flags.Profile()
 		}
-		i.profile.Store(uint64(reduceProfile(inUse, devices, fs.targets[i.flags])))
+		next := reduceProfile(inUse, devices, fs.targets[i.flags])
+		i.profile.Store(uint64(next))
+		for _, g := range *i.groups.Load() {
+			unfit = unfit || g.unfit.Load() != !g.carries(next)
+		}
+		if unfit {
+			stale = append(stale, i)
+		}
+	}
+	fs.mu.Unlock()
+	for _, i := range stale {
+		for _, g := range *i.groups.Load() {
+			g.refit()
+		}
+	}
+}
+
+// carries says whether the group has all that the profile has.
+func (g *Group) carries(profile disk.BlockGroupFlags) bool { return g.chunk.Flags&profile == profile }
+
+// refit makes the group read-only for want of the info's profile, or ends that.
+func (g *Group) refit() {
+	g.mu.Lock()
+	unfit := !g.carries(g.info.nextProfile())
+	changed := g.unfit.Swap(unfit) != unfit && !g.gone
+	if changed && unfit {
+		g.readOnlyLocked()
+	}
+	g.mu.Unlock()
+	if changed && !unfit {
+		g.ClearReadOnly()
 	}
 }
 

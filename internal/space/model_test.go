@@ -38,7 +38,8 @@ const (
 // address must agree. Mutations that turned it red: unpin of all transactions
 // instead of those up to t; toFree that ignores read-only; alloc that forgets
 // the superblock areas; returnExtent counting into pinned; markFreed releasing
-// at once; ClearReadOnly that returns superblock bytes.
+// at once; ClearReadOnly that returns superblock bytes; refit that forgets the
+// counters.
 func TestRandomOperationsAgreeWithModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -137,6 +138,10 @@ func TestRandomOperationsAgreeWithModel(t *testing.T) {
 					m.readOnly = m.readOnly[:n-1]
 				}
 			},
+			"convert": func(rt *rapid.T) {
+				p, _ := disk.ParseProfile(rapid.SampledFrom([]string{"", "single", "DUP", "RAID1", "RAID0"}).Draw(rt, "profile"))
+				s.SetTarget(info(rt).Type(), p) // nil ends it
+			},
 			"remove unused": func(rt *rapid.T) {
 				for _, g := range s.Unused() {
 					if rapid.Bool().Draw(rt, "keep") {
@@ -178,6 +183,9 @@ func (m *model) alloc(rt *rapid.T, i *Info, n Bytes) {
 	}
 	if slices.Contains(m.readOnly, g) {
 		rt.Fatalf("allocated from read-only group %d", g.chunk.Start)
+	}
+	if !g.carries(i.nextProfile()) {
+		rt.Fatalf("allocated from %v while the profile is %v", g.chunk.Flags, i.nextProfile())
 	}
 	for _, super := range g.chunk.SuperblockRanges() {
 		if super.overlaps(r) {
