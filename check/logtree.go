@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 
 	"gobtrfs/disk"
 )
@@ -38,6 +39,9 @@ func (c *checker) walkLogs() error {
 			link: link{addr: r.item.Bytenr, gen: r.item.Generation, owner: disk.TreeLog, level: int8(r.item.Level), root: true, kind: kindLog}})
 	}
 	if err := c.walk(c.ctx, &c.logs[1]); err != nil {
+		return err
+	}
+	if err := c.logInUse(); err != nil {
 		return err
 	}
 	c.logNeed.compare(c.logHave, false, func(start, length uint64) bool {
@@ -101,4 +105,38 @@ func (c *checker) visitLog(info *nodeInfo, n disk.Node) {
 			}
 		}
 	}
+}
+
+// logInUse checks that no block of a log stands on an extent of the last commit.
+func (c *checker) logInUse() error {
+	var at []disk.Logical
+	for i := range c.logs {
+		for l := range c.logs[i].levels {
+			for j := range c.logs[i].levels[l] {
+				at = append(at, c.logs[i].levels[l][j].addr)
+			}
+		}
+	}
+	slices.Sort(at)
+	size := uint64(c.geo.NodeSize)
+	return c.again(func(n *nodeInfo) bool { return n.kind == kindExtent }, func(_ *worker, _ *nodeInfo, n disk.Node) {
+		for i := range n.NrItems() {
+			k := n.Key(i)
+			length := k.Offset
+			switch k.Type {
+			case disk.KeyMetadataItem:
+				length = size
+			case disk.KeyExtentItem:
+			default:
+				continue
+			}
+			j, _ := slices.BinarySearch(at, disk.Logical(k.ObjectID))
+			if j > 0 && uint64(at[j-1])+size > uint64(k.ObjectID) {
+				j--
+			}
+			if j < len(at) && uint64(at[j]) < uint64(k.ObjectID)+length {
+				c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: at[j]}, What: fmt.Sprintf("a block of a log stands on the extent %v", k)})
+			}
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+
+	"gobtrfs/disk"
 )
 
 // Limits of what a report keeps.
@@ -61,6 +63,31 @@ func (r *Report) Damaged() bool { return r.Errors > 0 }
 
 // Has says whether there is a finding of that code.
 func (r *Report) Has(c Code) bool { return r.Counts[c] > 0 }
+
+// File is a file or directory that a finding is about.
+type File struct {
+	Tree  disk.ObjectID `json:"tree"`
+	Inode uint64        `json:"inode"`
+	Path  string        `json:"path,omitempty"` // in the subvolume, "" if not known
+}
+
+// Files are the files and directories that errors are about, each once.
+func (r *Report) Files() []File {
+	var out []File
+	seen := make(map[File]bool)
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Severity < Error || f.Place.Inode == 0 || !f.Place.Tree.IsSubvolume() {
+			continue
+		}
+		x := File{f.Place.Tree, f.Place.Inode, f.Place.Path}
+		if !seen[x] {
+			seen[x] = true
+			out = append(out, x)
+		}
+	}
+	return out
+}
 
 // collector gathers findings. Safe for concurrent use.
 type collector struct {

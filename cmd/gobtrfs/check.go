@@ -97,6 +97,7 @@ type checkSummary struct {
 	Warnings int                `json:"warnings"`
 	Counts   map[check.Code]int `json:"counts"`
 	Stats    check.Stats        `json:"stats"`
+	Files    []check.File       `json:"files,omitempty"`
 }
 
 func reportJSON(a *app, r *check.Report) error {
@@ -107,7 +108,7 @@ func reportJSON(a *app, r *check.Report) error {
 			return err
 		}
 	}
-	return e.Encode(checkSummary{true, !r.Damaged(), r.Complete, r.Errors, r.Warnings, r.Counts, r.Stats})
+	return e.Encode(checkSummary{true, !r.Damaged(), r.Complete, r.Errors, r.Warnings, r.Counts, r.Stats, r.Files()})
 }
 
 // reportText prints the summary first, then each kind of finding with what it
@@ -130,6 +131,7 @@ func reportText(a *app, r *check.Report) {
 			fmt.Fprintf(w, "%d bytes of data verified\n", s.Verified)
 		}
 	}
+	affectedFiles(a, r.Files())
 	for i := range r.Findings {
 		f := &r.Findings[i]
 		if i == 0 || r.Findings[i-1].Code != f.Code || r.Findings[i-1].Severity != f.Severity {
@@ -140,5 +142,25 @@ func reportText(a *app, r *check.Report) {
 			fmt.Fprintf(w, "\n%v %s, %d found: %s%s\n", f.Severity, f.Code, r.Counts[f.Code], f.Means, repair)
 		}
 		fmt.Fprintf(w, "  %s\n", f.Detail())
+	}
+}
+
+// affectedFiles says how many files errors are about, and names the first.
+func affectedFiles(a *app, files []check.File) {
+	const shown = 10
+	if len(files) == 0 {
+		return
+	}
+	fmt.Fprintf(a.out, "\n%d files or directories are affected:\n", len(files))
+	for i, f := range files {
+		if i == shown {
+			fmt.Fprintf(a.out, "  and %d more\n", len(files)-shown)
+			break
+		}
+		name := fmt.Sprintf("inode %d", f.Inode)
+		if f.Path != "" {
+			name = fmt.Sprintf("%q", f.Path)
+		}
+		fmt.Fprintf(a.out, "  %s in subvolume %v\n", name, f.Tree)
 	}
 }
