@@ -190,14 +190,9 @@ func (m *freeMap) drop(c *child, span uint32) {
 // after from and, after rounding its start up to the next position congruent
 // to phase modulo align, still holds n. The caller bounds n by largest.
 func (m *freeMap) find(n, align, phase, from uint32) (uint32, bool) {
-	if n == 0 || n > m.root.best {
-		return 0, false
-	}
 	s := search{n: uint64(n), align: uint64(align), phase: uint64(phase), from: uint64(from)}
-	if s.walk(&m.root, m.span, 0) || s.end(uint64(1)<<m.span) {
-		return uint32(s.found), true
-	}
-	return 0, false
+	ok := s.run(m)
+	return uint32(s.found), ok
 }
 
 // search is one walk over the sectors in ascending order. start and length
@@ -206,6 +201,15 @@ type search struct {
 	n, align, phase, from uint64
 	start, length         uint64
 	found                 uint64
+	visited               int // nodes, leaves and uniform children looked at
+}
+
+func (s *search) run(m *freeMap) bool {
+	if s.n > 0 && s.n <= uint64(m.root.best) && (s.walk(&m.root, m.span, 0) || s.end(uint64(1)<<m.span)) {
+		return true
+	}
+	s.found = 0
+	return false
 }
 
 // fits closes over the current run: does it hold an aligned piece?
@@ -241,6 +245,7 @@ func (s *search) add(at, k uint64, free bool) bool {
 }
 
 func (s *search) walk(c *child, span uint32, at uint64) bool {
+	s.visited++
 	size := uint64(1) << span
 	switch {
 	case c.node == nil && c.leaf == nil:

@@ -148,7 +148,26 @@ func TestFreeMapForgetsUniformParts(t *testing.T) {
 	}
 }
 
-// The search walks one path: the time must not grow with the number of holes.
+// The search walks one path: with a hundred times the holes it looks at the
+// children of two nodes more. Mutation that turned it red: walk that
+// looks into children without a run of n.
+func TestSearchWalksOnePath(t *testing.T) {
+	t.Parallel()
+	for _, holes := range []uint32{1e3, 1e4, 1e5} {
+		m := fragmentedMap(holes)
+		s := search{n: 2, align: 1}
+		if !s.run(m) || s.found != uint64(2*holes+1) {
+			t.Errorf("%d holes: found %d", holes, s.found)
+		}
+		levels := int(m.span-leafBits) / fanBits
+		if most := 1 + fan*levels; s.visited > most {
+			t.Errorf("%d holes: looked at %d children, want at most %d", holes, s.visited, most)
+		}
+		t.Logf("%d holes: looked at %d children", holes, s.visited)
+	}
+}
+
+// The time must not grow with the number of holes.
 func BenchmarkExtentSearch(b *testing.B) {
 	for _, holes := range []uint32{1e3, 1e4, 1e5, 1e6} {
 		m := fragmentedMap(holes)
