@@ -267,6 +267,9 @@ func (r *inodeRules) contents(s *inodeState, bad badFunc) {
 	if s.has&hasCompressed != 0 && s.iflags&disk.InodeNoDataSum != 0 {
 		bad(CodeFileExtent, "a file without checksums must not have compressed extents", "", "")
 	}
+	if t == modeLink && s.extents > 1 {
+		bad(CodeFileExtent, "a symbolic link has more than one file extent", "1", fmt.Sprint(s.extents))
+	}
 	if t == modeLink && (s.has&hasInline == 0 || s.inline != s.size) {
 		bad(CodeInodeItem, "a symbolic link's size is not the length of its target", fmt.Sprint(s.inline), fmt.Sprint(s.size))
 	}

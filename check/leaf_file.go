@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"fmt"
 
 	"gobtrfs/disk"
@@ -131,12 +132,16 @@ func (l *fileLeaf) entries(k disk.Key, b []byte) {
 	s := &l.cur
 	s.has |= hasDirItems
 	index := k.Type == disk.KeyDirIndex
+	whole, first := b, true
 	for len(b) > 0 {
 		d, rest, err := disk.ParseDirItem(b)
 		if err != nil {
 			return
 		}
-		b = rest
+		if !first && namedBefore(whole[:len(whole)-len(b)], d.Name) {
+			l.w.bad(CodeDirEntry, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("the directory has the name %q twice", d.Name))
+		}
+		b, first = rest, false
 		s.dirSize += uint64(len(d.Name))
 		term := l.c.hash.entry(&d)
 		if d.Location.Type == disk.KeyRootItem {
@@ -155,6 +160,22 @@ func (l *fileLeaf) entries(k disk.Key, b []byte) {
 			l.seg.sums.types += l.c.hash.fileType(uint64(d.Location.ObjectID), d.Type)
 		}
 	}
+}
+
+// namedBefore says whether one of the entries in b has the name: names with the
+// same hash share an item, so two of the same name stand in one.
+func namedBefore(b, name []byte) bool {
+	for len(b) > 0 {
+		d, rest, err := disk.ParseDirItem(b)
+		if err != nil {
+			return false
+		}
+		if bytes.Equal(d.Name, name) {
+			return true
+		}
+		b = rest
+	}
+	return false
 }
 
 // extent adds a file extent: to its inode, to the references of the extent, and

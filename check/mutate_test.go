@@ -336,7 +336,7 @@ func lastLines(out []byte) string {
 // check reports, ours must report too.
 func TestMutantsAreFound(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
-	count := 150
+	count := 60
 	if s := os.Getenv("GOBTRFS_MUTANTS"); s != "" {
 		var err error
 		if count, err = strconv.Atoi(s); err != nil {
