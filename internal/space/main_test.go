@@ -14,5 +14,11 @@ func TestMain(m *testing.M) {
 		}
 	}
 	flag.Parse()
+	if testing.Short() {
+		if err := flag.Set("rapid.checks", "40"); err != nil {
+			panic(err)
+		}
+		flag.Parse() // an explicit number still wins
+	}
 	os.Exit(m.Run())
 }
