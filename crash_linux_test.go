@@ -222,17 +222,26 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	e, err := top.Edit()
 	must(t, err)
 	gen := opMaker{rnd}
+	last := f.Super().Generation
+	note := func() {
+		if f.Super().Generation == last {
+			return
+		}
+		last = f.Super().Generation
+		files, err := listing(m)
+		must(t, err)
+		commits = append(commits, committed{len(rec.events), files})
+	}
 	for range 12 {
 		for range rnd.IntN(60) {
 			// What is refused is refused here as well.
 			if err := gen.next().onOurs(ctx, e); err != nil && f.Failed() != nil {
 				t.Fatal(fmt.Errorf("workload: %w", err))
 			}
+			note() // snapshots commit by themselves
 		}
 		must(t, f.Sync(ctx))
-		files, err := listing(m)
-		must(t, err)
-		commits = append(commits, committed{len(rec.events), files})
+		note()
 	}
 	return rec, commits
 }

@@ -32,31 +32,81 @@ func (e *Editor) Delete(ctx context.Context, k disk.Key) error {
 // dropEmpty takes the path's empty leaf out of the tree, and the nodes above
 // that become empty with it.
 func (e *Editor) dropEmpty(ctx context.Context) error {
-	for level := 0; level < e.root.Level; level++ {
-		if err := e.src.Drop(ctx, e.id, e.path[level].node); err != nil {
-			return err
-		}
-		p := &e.path[level+1]
-		removePtr(p.node, p.slot)
-		if p.node.NrItems() == 0 {
-			continue
-		}
-		if p.slot == 0 {
-			e.fixKeys(level + 1)
-		}
-		return e.balanceNodes(ctx, level+1)
-	}
 	if e.root.Level == 0 {
 		return nil
 	}
-	// Nothing is left: the root becomes an empty leaf.
+	if err := e.src.Drop(ctx, e.id, e.path[0].node); err != nil {
+		return err
+	}
+	level, err := e.removeChild(ctx, 1)
+	if err != nil || level == 0 {
+		return err
+	}
+	return e.balanceNodes(ctx, level)
+}
+
+// removeChild takes out the pointer that the path follows at a level, and the
+// nodes that become empty. The result is the level of the lowest node of the
+// path that is left; 0 if the tree has become an empty leaf.
+func (e *Editor) removeChild(ctx context.Context, level int) (int, error) {
+	for ; ; level++ {
+		p := &e.path[level]
+		removePtr(p.node, p.slot)
+		if p.node.NrItems() > 0 {
+			if p.slot == 0 {
+				e.fixKeys(level)
+			}
+			return level, nil
+		}
+		if level == e.root.Level {
+			break
+		}
+		if err := e.src.Drop(ctx, e.id, p.node); err != nil {
+			return 0, err
+		}
+	}
 	n, err := e.src.New(ctx, e.id, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	old := e.path[e.root.Level].node
 	e.setRoot(n)
-	return e.src.Drop(ctx, e.id, old)
+	return 0, e.src.Drop(ctx, e.id, old)
+}
+
+// Child is a node as its parent describes it.
+type Child struct {
+	Addr       disk.Logical
+	Level      int
+	Generation disk.TransID
+	First      disk.Key
+}
+
+// Prune takes the first node out of the tree that take accepts: it is asked
+// from the first child of the root down, and has given back what it takes
+// when it returns true. A leaf must be taken. The rest of the tree is not
+// balanced, as all of it is to go. empty says that the root has become an
+// empty leaf, or was a leaf already.
+func (e *Editor) Prune(ctx context.Context, take func(context.Context, Child) (bool, error)) (empty bool, err error) {
+	n, err := e.ownRoot(ctx)
+	if err != nil || n.IsLeaf() {
+		return true, err
+	}
+	for level := e.root.Level; level > 0; level-- {
+		e.path[level] = step{node: n}
+		took, err := take(ctx, Child{n.BlockPtr(0), level - 1, n.PtrGeneration(0), n.Key(0)})
+		if err != nil {
+			return false, err
+		}
+		if took {
+			left, err := e.removeChild(ctx, level)
+			return left == 0, err
+		}
+		if n, err = e.ownChild(ctx, n, 0); err != nil {
+			return false, err
+		}
+	}
+	return false, fmt.Errorf("tree %v: a leaf was not taken: %w", e.id, ErrNotFound)
 }
 
 // balanceLeaf joins the path's leaf with a neighbour if it is less than a

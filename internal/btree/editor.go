@@ -150,6 +150,9 @@ func (e *Editor) readChild(ctx context.Context, parent disk.Node, slot int) (dis
 	return n, private, err
 }
 
+// OwnRoot makes the root private and returns it.
+func (e *Editor) OwnRoot(ctx context.Context) (disk.Node, error) { return e.ownRoot(ctx) }
+
 // ownRoot makes the root private.
 func (e *Editor) ownRoot(ctx context.Context) (disk.Node, error) {
 	n, private, err := e.readRoot(ctx)

@@ -6,7 +6,7 @@ import (
 )
 
 // Recover finishes what was under way when the filesystem was last left:
-// inodes without names go.
+// inodes and subvolumes without names go.
 func (w *Writer) Recover(ctx context.Context) error {
 	ids, err := w.base.SubvolIDs(ctx)
 	if err != nil {
@@ -17,5 +17,5 @@ func (w *Writer) Recover(ctx context.Context) error {
 			return fmt.Errorf("orphans of subvolume %d: %w", uint64(id), err)
 		}
 	}
-	return nil
+	return w.dropOrphanSubvols(ctx)
 }

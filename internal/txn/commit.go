@@ -20,33 +20,54 @@ const (
 	maxPasses = 100
 )
 
+// Operation is a change to be made as a whole.
+type Operation struct {
+	Items int         // that it inserts or changes at most
+	Class space.Class // how it waits for room
+	// Run makes the change. Its context is not cancelled any more.
+	Run func(ctx context.Context) error
+
+	afterCommit bool
+}
+
 // Do runs one operation as part of the running transaction: it has promises
 // for so many items, and no other operation runs. An error of op from before
 // its first change is returned and nothing has happened; after that it aborts
-// the filesystem. The context that op gets is not cancelled any more.
+// the filesystem.
 func (f *FS) Do(ctx context.Context, items int, c space.Class, op func(ctx context.Context) error) error {
+	return f.run(ctx, Operation{Items: items, Class: c, Run: op})
+}
+
+func (f *FS) run(ctx context.Context, op Operation) error {
 	if err := f.Err(); err != nil {
 		return err
 	}
 	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
-	n := space.Bytes(items) * u.Insert()
-	if err := f.space.Metadata().Reserve(ctx, n, c); err != nil {
+	n := space.Bytes(op.Items) * u.Insert()
+	if err := f.space.Metadata().Reserve(ctx, n, op.Class); err != nil {
 		return err
 	}
+	release := func() { f.space.Metadata().Release(n) }
 	if err := f.lockWriter(ctx); err != nil {
-		f.space.Metadata().Release(n)
+		release()
 		return err
 	}
 	defer f.unlockWriter()
+	ctx = context.WithoutCancel(ctx)
+	if op.afterCommit {
+		if err := f.commitLocked(ctx); err != nil {
+			release()
+			return err
+		}
+	}
 	f.pool = n
 	before := f.changes
-	ctx = context.WithoutCancel(ctx)
-	err := op(ctx)
+	err := op.Run(ctx)
 	if err != nil && f.changes != before {
 		err = f.abort(err)
 	}
 	n, f.pool = f.pool, 0
-	f.space.Metadata().Release(n)
+	release()
 	if err != nil {
 		return err
 	}
@@ -166,7 +187,7 @@ func (f *FS) writeRoots(ctx context.Context) (changed bool, err error) {
 		}
 		r := t.Root()
 		t.item.Bytenr, t.item.Level = r.Bytenr, uint8(r.Level)
-		t.item.Generation, t.item.GenerationV2 = f.trans, f.trans
+		t.item.Generation, t.item.GenerationV2 = r.Generation, r.Generation
 		t.changed, t.written = false, r
 		if err := f.root.Update(ctx, t.key, t.item.Append(nil)); err != nil {
 			return true, err

@@ -71,8 +71,9 @@ type FS struct {
 	bytesUsed  uint64
 	pool       space.Bytes // promised to the running operation
 	committing bool
-	touched    bool   // something changed since the last commit
-	changes    uint64 // counts changes, so that a failed operation can say whether it made any
+	lastSubvol disk.ObjectID // highest id given out
+	touched    bool          // something changed since the last commit
+	changes    uint64        // counts changes, so that a failed operation can say whether it made any
 
 	// Of growth.
 	chunk    *Tree
@@ -300,10 +301,18 @@ func (f *FS) Volume() *volume.Volume { return f.vol }
 // REQUIRES: the writer.
 func (f *FS) Trans() disk.TransID { return f.trans }
 
-// Super is the superblock of the next commit, as far as it is known.
+// NeedIncompat sets an incompatible feature in the next commit's superblock.
 //
 // REQUIRES: the writer.
-func (f *FS) Super() *disk.Superblock { return f.super }
+func (f *FS) NeedIncompat(ctx context.Context, flag uint64) error {
+	if err := f.lockGrowth(ctx); err != nil {
+		return err
+	}
+	defer f.unlockGrowth()
+	f.super.IncompatFlags |= flag
+	f.touched = true
+	return nil
+}
 
 // SectorSize is the unit of file extents, in bytes.
 func (f *FS) SectorSize() uint64 { return uint64(f.geometry.SectorSize) }

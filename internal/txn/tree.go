@@ -33,7 +33,11 @@ func (t *Tree) ID() disk.ObjectID { return t.id }
 func (t *Tree) Item() *disk.RootItem { return &t.item }
 
 // Touch has the root item written at commit.
-func (t *Tree) Touch() { t.changed = true }
+func (t *Tree) Touch() {
+	t.changed = true
+	t.fs.touched = true
+	t.fs.changes++
+}
 
 // Key is the key of the tree's root item.
 func (t *Tree) Key() disk.Key { return t.key }
