@@ -30,6 +30,7 @@ type server struct {
 	sub    *btrfs.Subvolume
 	top    place
 	faults *faults
+	advice advice
 
 	table  table
 	recent [recentFiles]atomic.Pointer[btrfs.File]
@@ -53,6 +54,7 @@ func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults) (*server,
 		RawFileSystem: readOnly{fuse.NewDefaultRawFileSystem()},
 		ctx:           ctx, fs: sub.FS(), sub: sub, top: placeOf(root), faults: log,
 	}
+	s.advice.wanted()
 	s.statfs = sync.OnceValues(func() (spaceTotals, error) { return readTotals(ctx, sub.FS()) })
 	return s, nil
 }
@@ -164,6 +166,9 @@ func (s *server) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, o
 	}
 	if err != nil {
 		return s.fail("lookup "+name, dir, err)
+	}
+	if !f.Mode().IsDir() {
+		s.advice.wanted()
 	}
 	s.fillEntry(placeOf(dir), name, f, out)
 	return fuse.OK
