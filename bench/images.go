@@ -35,7 +35,7 @@ func makeImage(ctx context.Context, image, mnt, compress string, fill func(conte
 	if err := command(ctx, "mkfs.btrfs", "-q", image); err != nil {
 		return err
 	}
-	if err := command(ctx, "mount", "-o", "loop,noatime,compress="+compress, image, mnt); err != nil {
+	if err := command(ctx, "mount", "-o", "loop,noatime,"+compressOption(compress), image, mnt); err != nil {
 		return err
 	}
 	return errors.Join(fill(ctx, mnt), command(ctx, "umount", mnt))
@@ -76,4 +76,13 @@ func fillLarge(_ context.Context, dir string) error {
 		}
 	}
 	return nil
+}
+
+// compressOption forces compression: the kernel would leave files alone whose
+// beginning does not compress.
+func compressOption(algorithm string) string {
+	if algorithm == "no" {
+		return "compress=no"
+	}
+	return "compress-force=" + algorithm
 }
