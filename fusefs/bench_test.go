@@ -88,6 +88,9 @@ func byMemory(b *testing.B, _ string) (string, func()) {
 		b.Fatal(err)
 	}
 	go s.Serve()
+	if err := readAhead(dir); err != nil {
+		b.Log(err)
+	}
 	return dir, func() {
 		if err := s.Unmount(); err != nil {
 			b.Fatal(err)

@@ -2,7 +2,10 @@
 
 package fusefs
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestAdviceFollowsWhatIsLookedUp(t *testing.T) {
 	t.Parallel()
@@ -21,6 +24,18 @@ func TestAdviceFollowsWhatIsLookedUp(t *testing.T) {
 		}
 		if a.listing(true) || a.listing(false) {
 			t.Fatal("no listing tries whether they are still wanted")
+		}
+	}
+}
+
+func TestNamesThatAreNone(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"a": true, "...": true, "\xff\n": true, strings.Repeat("n", 255): true,
+		"": false, ".": false, "..": false, "a/b": false, "a\x00": false, strings.Repeat("n", 256): false,
+	} {
+		if got := validName(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
 		}
 	}
 }

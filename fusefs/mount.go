@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -76,7 +77,24 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		defer cancel()
 		fs.Serve()
 	}()
+	if o.Direct {
+		if err := readAhead(dir); err != nil {
+			o.Log.Debug("read-ahead stays as it is", "err", err)
+		}
+	}
 	return s, nil
+}
+
+// readAhead lets the kernel read as far ahead as one request reaches. Its own
+// limit is 128 KiB, whatever the protocol negotiates; only the administrator can
+// raise it.
+func readAhead(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	limit := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	return os.WriteFile(limit, fmt.Append(nil, maxRequest>>10), 0)
 }
 
 // fuse translates the options.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	btrfs "gobtrfs"
 	"gobtrfs/internal/oracle"
 )
 
@@ -37,6 +39,8 @@ func TestMount(t *testing.T) {
 		{"errors", mountErrors},
 		{"in the background, and umount", mountInTheBackgroundAndUmount},
 		{"a subvolume", mountOfASubvolume},
+		{"with devices missing", mountDegraded},
+		{"rescue", mountToRescue},
 		{"fusermount ends the server", fusermountEndsTheServer},
 		{"signals unmount", signalsUnmount},
 		{"in the foreground", mountInTheForeground},
@@ -268,6 +272,90 @@ func mountOfASubvolume(t *testing.T, bin string) {
 	} {
 		if out, code := r.run("mount", "-o", opt, r.img, r.dir); code != 1 || !strings.Contains(out, want) || r.mounted() {
 			t.Errorf("%s exits with %d: %s", opt, code, out)
+		}
+	}
+}
+
+func mountDegraded(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	images := oracle.MkfsN(t, 2, 256<<20, "-d", "raid1", "-m", "raid1")
+	m := oracle.Mount(t, "", images...)
+	if err := os.WriteFile(m.Dir+"/file", []byte("twice\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Unmount()
+	r.img = images[0]
+	if out, code := r.run("mount", r.img, r.dir); code != 1 || !strings.Contains(out, "missing") || r.mounted() {
+		t.Errorf("half of the devices: exit %d: %s", code, out)
+	}
+	for _, args := range [][]string{{"-o", "degraded"}, {"-o", "device=" + images[1]}, {"--device", images[1]}, {"--scan", filepath.Dir(images[1])}} {
+		r.mount(args...)
+		r.read("file", "twice\n")
+		r.run("umount", r.dir)
+	}
+}
+
+func mountToRescue(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	m := oracle.Mount(t, "commit=300", r.img)
+	m.Sync()
+	f, err := os.Create(m.Dir + "/logged")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	unclean := oracle.CopyUnclean(t, r.img)
+	m.Unmount()
+	whole := r.img
+	r.img = unclean
+	for opts, want := range map[string]bool{"ro": true, "rescue=nologreplay": false, "norecovery": false} {
+		r.mount("-o", opts)
+		if _, err := os.Stat(r.dir + "/logged"); (err == nil) != want {
+			t.Errorf("%s: the file that only the log has: %v", opts, err)
+		}
+		r.run("umount", r.dir)
+	}
+
+	// Without any copy of the root tree's root the commit before it is left.
+	r.img = oracle.Copy(t, whole)
+	breakRoot(t, r.img)
+	if out, code := r.run("mount", r.img, r.dir); code != exitDamage || r.mounted() {
+		t.Errorf("without a root: exit %d: %s", code, out)
+	}
+	r.mount("-o", "rescue=usebackuproot")
+	r.read("file", "contents\n")
+	r.run("umount", r.dir)
+}
+
+// breakRoot damages every copy of the root tree's root.
+func breakRoot(t *testing.T, img string) {
+	t.Helper()
+	fsys, err := btrfs.Open(t.Context(), img, btrfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := fsys.Super().Root
+	if err := fsys.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	places := regexp.MustCompile(`physical (\d+)`).FindAllStringSubmatch(oracle.Run(t, "btrfs-map-logical", "-l", fmt.Sprint(uint64(root)), img), -1)
+	if len(places) != 2 {
+		t.Fatalf("%d copies of the root, want 2", len(places))
+	}
+	for _, p := range places {
+		at, err := strconv.ParseInt(p[1], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(make([]byte, 4096), at); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
