@@ -153,19 +153,6 @@ func (s *sim) setFail(f func(attempt int) error) {
 	s.mu.Unlock()
 }
 
-// stage is a reclaim stage that notes that it ran and does f.
-func (s *sim) stage(name string, lane Lane, f func(ctx context.Context) error) Stage {
-	return Stage{Name: name, Lane: lane, Run: func(ctx context.Context, _ *Info, _ Bytes) error {
-		s.mu.Lock()
-		s.stages = append(s.stages, name)
-		s.mu.Unlock()
-		if f != nil {
-			return f(ctx)
-		}
-		return nil
-	}}
-}
-
 // commit writes what is due and makes the running transaction durable.
 func (s *sim) commit() {
 	for _, g := range s.NewGroups() {

@@ -10,7 +10,9 @@ import (
 
 // Verify recounts everything: I3, I7, I8, I9 and that the headroom word agrees
 // with the counters. It stops all allocation while it looks, so it is for
-// tests, and for whoever has a reason to doubt.
+// tests, and for whoever has a reason to doubt. Where invariants are checked it
+// also compares the promises made with those that the counters imply; nobody
+// may then be inside Reserve or Release.
 func (fs *FS) Verify() error {
 	gs := fs.Groups()
 	for _, g := range gs {
