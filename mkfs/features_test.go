@@ -1,3 +1,5 @@
+//go:build linux
+
 package mkfs
 
 import (
@@ -54,7 +56,7 @@ func TestSubvolumesAndFlags(t *testing.T) {
 	}
 	for p, want := range map[string]uint64{"other/d": 2, "link": 2, "inner/link": 2, "inner/link2": 2} {
 		fi, err := os.Stat(filepath.Join(m.Dir, p))
-		if err != nil || fi.Sys().(*syscall.Stat_t).Nlink != want {
+		if err != nil || uint64(fi.Sys().(*syscall.Stat_t).Nlink) != want {
 			t.Errorf("%s: %v links (%v), want %d", p, fi.Sys().(*syscall.Stat_t).Nlink, err, want)
 		}
 	}
@@ -139,7 +141,7 @@ func TestManyLinks(t *testing.T) {
 			}
 			m := oracle.Mount(t, "", img...)
 			fi, err := os.Stat(m.Dir + "/names/1999")
-			if err != nil || fi.Sys().(*syscall.Stat_t).Nlink != uint64(links)+1 {
+			if err != nil || uint64(fi.Sys().(*syscall.Stat_t).Nlink) != uint64(links)+1 {
 				t.Errorf("%v links (%v), want %d", fi.Sys().(*syscall.Stat_t).Nlink, err, links+1)
 			}
 			oracle.Run(t, "rm", "-r", m.Dir+"/names")
@@ -189,7 +191,7 @@ func collisions(t *testing.T, n int) []string {
 	t.Helper()
 	byHash := map[uint32][]string{}
 	for i := range 1 << 20 {
-		name := fmt.Sprintf("%08x-%05d", i*2654435761, i%99991)
+		name := fmt.Sprintf("%08x-%05d", uint32(i)*2654435761, i%99991)
 		h := csum.NameHash([]byte(name))
 		byHash[h] = append(byHash[h], name)
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package mkfs
 
 import (
@@ -91,7 +93,10 @@ func TestDevExtentsNeverOverlap(t *testing.T) {
 func TestSuperblocksAreLeftOut(t *testing.T) {
 	dir := oracle.Dir(t)
 	oracle.Run(t, "sh", "-c", "head -c 90M /dev/urandom > "+dir+"/noise")
-	for _, p := range disk.Profiles {
+	for i, p := range disk.Profiles {
+		if !long && i%3 != 1 {
+			continue
+		}
 		name := strings.ToLower(p.Name)
 		t.Run(name, func(t *testing.T) {
 			n := max(p.DevsMin, 1)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package mkfs
 
 import (
@@ -67,10 +69,15 @@ func (c combination) mixed() combination {
 	return c
 }
 
+// TestEveryKindOfFilesystem makes the sample tree in every form and asks all judges.
+// Without the tag long it makes every fourth, and half of those shrunk.
 func TestEveryKindOfFilesystem(t *testing.T) {
 	dir := sampleTree(t)
-	for _, c := range matrix() {
-		for _, shrink := range []bool{false, true} {
+	for i, c := range matrix() {
+		for k, shrink := range []bool{false, true} {
+			if !long && i%4 != 2*k { // a quarter, one way or the other
+				continue
+			}
 			name := c.String()
 			if shrink {
 				name += "-shrink"
@@ -79,6 +86,10 @@ func TestEveryKindOfFilesystem(t *testing.T) {
 				o := Options{
 					Source: Dir(dir), Data: c.data, Metadata: c.metadata, NodeSize: c.nodeSize, Csum: c.csum,
 					Compress: c.compress, Features: []string{c.features}, Shrink: shrink, Force: true,
+				}
+				if shrink && (strings.HasPrefix(c.data, "raid5") || strings.HasPrefix(c.data, "raid6")) {
+					// Linux scrubs a parity group only when it can do without it.
+					o.Slack = 256 << 20
 				}
 				images := oracle.Sparse(t, c.devices, 1<<30)
 				size := uint64(0)

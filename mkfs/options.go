@@ -56,7 +56,7 @@ type Options struct {
 	Shrink bool
 	// Slack is added to each device by Shrink, in bytes: room in which Linux
 	// can make new chunks. Without it a shrunk filesystem can be written to,
-	// but it is full. Default: 0.
+	// but it is full, and Linux cannot scrub RAID5 and RAID6 on it. Default: 0.
 	Slack uint64
 	// NoDiscard leaves out the discard of the devices' old contents.
 	NoDiscard bool

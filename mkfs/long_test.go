@@ -1,0 +1,5 @@
+//go:build linux && long
+
+package mkfs
+
+const long = true
