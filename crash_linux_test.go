@@ -221,7 +221,7 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	must(t, err)
 	e, err := top.Edit()
 	must(t, err)
-	gen := opMaker{rnd}
+	gen := opMaker{rnd: rnd}
 	last := f.Super().Generation
 	note := func() {
 		if f.Super().Generation == last {

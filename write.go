@@ -375,3 +375,25 @@ func (f *FS) Failed() error {
 	}
 	return f.w.Txn().Err()
 }
+
+// GroupUsage is how full a block group is.
+type GroupUsage struct {
+	Start  disk.Logical
+	Type   disk.BlockGroupFlags // type and profile
+	Length uint64               // bytes, as Used
+	Used   uint64
+}
+
+// SpaceGroups lists the block groups of a filesystem that is open for writing,
+// as they are now.
+func (f *FS) SpaceGroups() []GroupUsage {
+	if f.w == nil {
+		return nil
+	}
+	var out []GroupUsage
+	for _, g := range f.w.Txn().Space().Groups() {
+		c, u := g.Chunk(), g.Usage()
+		out = append(out, GroupUsage{c.Start, c.Flags, uint64(c.Length), uint64(u.Used)})
+	}
+	return out
+}

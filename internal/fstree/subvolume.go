@@ -185,6 +185,12 @@ func (w *Writer) snapshotItem(src *disk.RootItem, now disk.Time, readOnly bool) 
 	if item.UUID, err = w.tx.NewUUID(); err != nil {
 		return item, err
 	}
+	if item.Inode.Flags&disk.InodeRootItemIni == 0 {
+		// Made by mkfs: Linux takes the flags for garbage until it finds this
+		// mark (btrfs_check_and_init_root_item, 6.18).
+		item.Inode.Flags |= disk.InodeRootItemIni
+		item.Flags, item.ByteLimit = 0, 0
+	}
 	item.ParentUUID = src.UUID
 	item.OTransID, item.Otime = w.tx.Trans(), now
 	item.Flags &^= disk.RootSubvolReadOnly
@@ -342,6 +348,7 @@ func (w *Writer) SetReadOnly(ctx context.Context, id disk.ObjectID, readOnly boo
 		item := e.t.Item()
 		if readOnly {
 			item.Flags |= disk.RootSubvolReadOnly
+			item.Inode.Flags |= disk.InodeRootItemIni // else Linux drops the flag
 			e.touchRoot()
 			return nil
 		}

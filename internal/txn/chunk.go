@@ -90,7 +90,8 @@ func (f *FS) resizeDevices(ctx context.Context, c *space.Chunk, delta int64) err
 }
 
 // removeChunk undoes recordChunk. The map keeps the chunk until the commit, as
-// readers of the last one may still need it.
+// readers of the last one may still need it. If the error wraps
+// space.ErrNoSpace nothing was changed.
 func (f *FS) removeChunk(ctx context.Context, c *space.Chunk) error {
 	need := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}.System(len(c.Stripes))
 	system := f.space.System().NewReserve()
@@ -107,7 +108,7 @@ func (f *FS) removeChunk(ctx context.Context, c *space.Chunk) error {
 	f.system = system
 	defer func() { f.system = nil }()
 	if err := f.chunk.Delete(ctx, chunkKey(c.Start)); err != nil {
-		return err
+		return fmt.Errorf("chunk tree: %v: %w", err, errInternal)
 	}
 	if err := f.resizeDevices(ctx, c, -int64(c.StripeSize)); err != nil {
 		return err

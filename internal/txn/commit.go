@@ -78,13 +78,21 @@ func (f *FS) run(ctx context.Context, op Operation) error {
 }
 
 // Commit makes everything durable that was done before. Once it has begun it
-// is not cancelled.
+// is not cancelled. Block groups that are empty then go, in a commit of their
+// own.
 func (f *FS) Commit(ctx context.Context) error {
 	if err := f.lockWriter(ctx); err != nil {
 		return err
 	}
 	defer f.unlockWriter()
-	return f.commitLocked(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	if err := f.commitLocked(ctx); err != nil {
+		return err
+	}
+	if n, err := f.removeUnused(ctx); err != nil || n == 0 {
+		return err
+	}
+	return f.commitLocked(ctx)
 }
 
 // commitLocked commits. The writer must be held.

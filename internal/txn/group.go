@@ -3,6 +3,7 @@ package txn
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -103,50 +104,55 @@ func (f *FS) writeGroups(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// RemoveUnused takes groups that nothing uses out of the filesystem, but for
-// one spare of each kind. Their places on the devices can be used again after
-// the next commit.
-func (f *FS) RemoveUnused(ctx context.Context) (removed int, err error) {
-	if err := f.lockWriter(ctx); err != nil {
-		return 0, err
-	}
-	defer f.unlockWriter()
-	ctx = context.WithoutCancel(ctx)
+// removeUnused takes groups that nothing uses out of the filesystem, but for
+// one spare of each kind, and says how many. Their places on the devices can be
+// used again after the next commit. The writer must be held.
+func (f *FS) removeUnused(ctx context.Context) (removed int, err error) {
 	for _, sg := range f.space.Unused() {
-		if err := f.removeGroup(ctx, sg); err != nil {
+		ok, err := f.removeGroup(ctx, sg)
+		if err != nil {
 			return removed, f.abort(fmt.Errorf("remove block group %d: %w", uint64(sg.Chunk().Start), err))
 		}
-		removed++
+		if ok {
+			removed++
+		}
 	}
 	return removed, nil
 }
 
-func (f *FS) removeGroup(ctx context.Context, sg *space.Group) error {
+// removeGroup removes one group, unless it must stay after all: delayed refs
+// alone made it look empty, or the chunk tree has no room for the change.
+func (f *FS) removeGroup(ctx context.Context, sg *space.Group) (bool, error) {
 	c := sg.Chunk()
 	g, err := f.groupOf(ctx, c.Start)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if g.used != 0 {
-		sg.KeepAfterAll() // only delayed refs made it look empty
-		return nil
+		sg.KeepAfterAll()
+		return false, nil
+	}
+	err = f.removeChunk(ctx, c)
+	if errors.Is(err, space.ErrNoSpace) {
+		sg.KeepAfterAll()
+		return false, nil
+	}
+	if err != nil {
+		return false, err
 	}
 	f.touched = true
-	if err := f.removeChunk(ctx, c); err != nil {
-		return err
-	}
 	for _, s := range c.Stripes {
 		k := disk.Key{ObjectID: disk.ObjectID(s.Dev), Type: disk.KeyDevExtent, Offset: uint64(s.Off)}
 		if err := f.dev.Delete(ctx, k); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := f.fst.remove(ctx, g); err != nil {
-		return err
+		return false, err
 	}
 	if err := f.groupTree.Delete(ctx, g.key()); err != nil {
-		return err
+		return false, err
 	}
 	f.groups = slices.DeleteFunc(f.groups, func(o *group) bool { return o == g })
-	return sg.Remove(f.trans)
+	return true, sg.Remove(f.trans)
 }
