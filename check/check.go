@@ -69,7 +69,8 @@ type checker struct {
 	full      []disk.Logical // sorted: tree blocks whose references are by parent
 	allocated *sectorMap     // data extents
 	needCsum  *sectorMap     // data that must have checksums
-	noCsum    *sectorMap     // data that must not have any
+	noCsum    *sectorMap     // preallocated: must not have any, unless somebody else has written to it
+	neverCsum *sectorMap     // data of files without checksums
 	haveCsum  *sectorMap
 
 	forests     [3]forest // system trees; extents; the rest
@@ -162,7 +163,9 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 		c.o.Workers = runtime.GOMAXPROCS(0)
 	}
 	sector := c.geo.SectorSize
-	c.allocated, c.needCsum, c.noCsum, c.haveCsum = newSectorMap(sector), newSectorMap(sector), newSectorMap(sector), newSectorMap(sector)
+	for _, m := range []**sectorMap{&c.allocated, &c.needCsum, &c.noCsum, &c.neverCsum, &c.haveCsum} {
+		*m = newSectorMap(sector)
+	}
 	c.inodes = inodeRules{hash: c.hash, find: find, noHoles: sb.IncompatFlags&disk.IncompatNoHoles != 0, sector: uint64(sector), gen: sb.Generation}
 	for range c.o.Workers {
 		c.workers = append(c.workers, newWorker(c))

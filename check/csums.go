@@ -35,6 +35,10 @@ func (c *checker) checkCsums() error {
 		}
 		return len(unwanted) < maxRanges
 	})
+	c.neverCsum.compare(c.haveCsum, true, func(start, length uint64) bool {
+		unwanted = append(unwanted, dataRange{start: start, length: length})
+		return len(unwanted) < maxRanges
+	})
 	if len(missing) == 0 && len(unwanted) == 0 {
 		return nil
 	}

@@ -38,6 +38,8 @@ func (c *checker) wantCsums(tree disk.ObjectID, s *inodeState, r dataRange) {
 	switch {
 	case !r.prealloc && (r.compressed || s.iflags&disk.InodeNoDataSum == 0) && tree != disk.TreeRoot:
 		c.needCsum.add(r.start, r.length)
+	case !r.prealloc && tree != disk.TreeRoot:
+		c.neverCsum.add(r.start, r.length)
 	default:
 		c.noCsum.add(r.start, r.length)
 	}
