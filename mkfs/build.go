@@ -61,7 +61,7 @@ func prepare(ctx context.Context, devices int, o Options) (_ *maker, err error) 
 	}
 	m := &maker{result: &Result{}}
 	if m.plan, err = newPlan(o, devices); err != nil {
-		return nil, err
+		return nil, &OptionError{err}
 	}
 	m.tree = newTree(inode{mode: modeDir | 0o755, sec: noTime})
 	defer func() {
@@ -76,7 +76,7 @@ func prepare(ctx context.Context, devices int, o Options) (_ *maker, err error) 
 		}
 	}
 	if err := m.setSubvolumes(); err != nil {
-		return nil, err
+		return nil, &OptionError{err}
 	}
 	if err := m.tree.number(m.subvols); err != nil {
 		return nil, err

@@ -54,12 +54,10 @@ func (s dirSource) load(ctx context.Context, t *tree, f *filter) error {
 	if len(t.names) > 1 {
 		return fmt.Errorf("%w: directory %s: only the first source can be a directory", ErrSource, s.path)
 	}
-	root, err := filepath.Abs(s.path)
-	if err != nil {
-		return err
-	}
+	root := filepath.Clean(s.path)
 	w := &walk{t: t, f: f, root: root, links: map[fileKey]inodeID{}}
 	w.wake = sync.NewCond(&w.mu)
+	var err error
 	if w.from, err = t.addOpener(&dirOpener{root: root}); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 var (
 	// ErrNoSpace is wrapped when the devices are too small for what shall go
 	// onto them. It unwraps to ENOSPC.
-	ErrNoSpace = fmt.Errorf("no space on the devices: %w", syscall.ENOSPC)
+	ErrNoSpace error = noSpace{}
 	// ErrExists is wrapped when a target already holds something and Force is
 	// not set.
 	ErrExists = errors.New("target is not empty")
@@ -20,6 +20,19 @@ var (
 	// damaged or hostile archive, an impossible entry.
 	ErrSource = errors.New("bad source")
 )
+
+type noSpace struct{}
+
+func (noSpace) Error() string { return "no space on the devices" }
+func (noSpace) Unwrap() error { return syscall.ENOSPC }
+
+// OptionError marks options that make no sense, alone or together.
+type OptionError struct{ Err error }
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+
+// Unwrap is the cause.
+func (e *OptionError) Unwrap() error { return e.Err }
 
 // SizeError says how large the devices would have to be. It wraps ErrNoSpace.
 type SizeError struct {

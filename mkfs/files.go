@@ -78,14 +78,14 @@ func findTargets(paths []string, size uint64, o Options) ([]*target, error) {
 	var out []*target
 	for i, p := range paths {
 		if slices.Contains(paths[:i], p) {
-			return nil, fmt.Errorf("%s is named twice", p)
+			return nil, &OptionError{fmt.Errorf("%s is named twice", p)}
 		}
 		t := &target{path: p, mode: 0o666}
 		fi, err := os.Stat(p)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if size == 0 && !o.Shrink {
-				return nil, fmt.Errorf("%s does not exist, and no size is given to make it with: %w", p, fs.ErrNotExist)
+				return nil, &OptionError{fmt.Errorf("%s does not exist, and there is no size to make it with", p)}
 			}
 		case err != nil:
 			return nil, err

@@ -105,6 +105,7 @@ func TestHostileArchives(t *testing.T) {
 		{"cut in a header", good[:300], "unexpected EOF"},
 		{"cut in contents", good[:512*3+3], "a"},
 		{"cut between entries", good[:len(good)-1024], "end marker"},
+		{"zeros, then something else", append(make([]byte, 4096), "superblock"...), "no archive"},
 		{"noise", bytes.Repeat([]byte("noise"), 1000), "tar"},
 		{"half of gzip", []byte("\x1f\x8b\x08\x00"), "EOF"},
 	} {

@@ -191,9 +191,26 @@ func (l *tarLoader) checkEnd() error {
 	var b [512]byte
 	n, err := l.o.file.ReadAt(b[:], l.end)
 	if n == len(b) && (err == nil || err == io.EOF) && b == [512]byte{} {
-		return nil
+		return l.checkEmpty()
 	}
 	return fmt.Errorf("archive %s: %w: ends after %q without an end marker", l.o.name, ErrSource, l.last)
+}
+
+// checkEmpty fails when an archive has no entries but something behind its end
+// marker: many files that are no archives begin with zeros.
+func (l *tarLoader) checkEmpty() error {
+	if l.last != "" {
+		return nil
+	}
+	head := make([]byte, mib)
+	n, err := l.o.file.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if !isZero(head[:n]) {
+		return fmt.Errorf("archive %s: %w: no archive", l.o.name, ErrSource)
+	}
+	return nil
 }
 
 func (l *tarLoader) entry(h *tar.Header, tr *tar.Reader) error {

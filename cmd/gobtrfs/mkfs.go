@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -107,9 +108,6 @@ Features for -O: ` + featureList() + `.`,
 	fl.StringVar(&f.selinux, "selinux", "", "SELinux labels from a file_contexts `FILE`")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but errors")
 	fl.BoolVar(&f.json, "json", false, "print the result as JSON")
-	cmd.MarkFlagsMutuallyExclusive("rootdir", "tar")
-	cmd.MarkFlagsMutuallyExclusive("owner", "all-root")
-	cmd.MarkFlagsMutuallyExclusive("size", "byte-count")
 	return cmd
 }
 
@@ -127,6 +125,9 @@ func featureList() string {
 
 func runMkfs(cmd *cobra.Command, a *app, f *mkfsFlags, images []string) error {
 	o, size, err := f.options()
+	if err == nil {
+		err = f.exclusive()
+	}
 	if err != nil {
 		return usageError{err}
 	}
@@ -144,6 +145,10 @@ func runMkfs(cmd *cobra.Command, a *app, f *mkfsFlags, images []string) error {
 	s := a.startStatus(f.quiet || f.json || o.Source == nil, func() string { return progressLine(now.Load(), time.Since(begin)) })
 	r, err := mkfs.MakeFiles(cmd.Context(), images, size, o)
 	s.Close()
+	var bad *mkfs.OptionError
+	if errors.As(err, &bad) {
+		return usageError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -191,6 +196,21 @@ func (f *mkfsFlags) summary(a *app, r *mkfs.Result, d time.Duration) error {
 		_, err := fmt.Fprintf(a.out, "%d inodes with %s of contents: %s of data, %s of metadata, in %.2fs\n",
 			r.Files, u.size(r.Contents), u.size(r.Data), u.size(r.Metadata), d.Seconds())
 		return err
+	}
+	return nil
+}
+
+// exclusive refuses flags that contradict each other.
+func (f *mkfsFlags) exclusive() error {
+	switch {
+	case f.rootdir != "" && len(f.tars) > 0:
+		return errors.New("--rootdir and --tar cannot be used together")
+	case f.owner != "" && f.allRoot:
+		return errors.New("--owner and --all-root cannot be used together")
+	case f.size != "" && f.byteCount != "":
+		return errors.New("--size and --byte-count are the same")
+	case f.slack != "" && !f.shrink:
+		return errors.New("--slack is for --shrink")
 	}
 	return nil
 }
