@@ -8,12 +8,13 @@ import (
 
 // folded is what the leaves below a block add up to, in key order.
 type folded struct {
-	seg  segment
-	rare []*rareItems
-	edge edge
-	last disk.Key // of the last leaf
-	any  bool     // there was a leaf with items
-	gap  bool     // something below could not be read
+	seg   segment
+	rare  []*rareItems
+	edge  edge
+	first disk.Key // of the first leaf
+	last  disk.Key // of the last leaf
+	any   bool     // there was a leaf with items
+	gap   bool     // something below could not be read
 	// the first or the last thing below could not be read, so that the inode
 	// beside it may not be whole
 	gapHead, gapTail bool
@@ -119,7 +120,7 @@ func (fo *folder) compare(at *link, info *nodeInfo) {
 }
 
 func (fo *folder) leaf(info *nodeInfo) *folded {
-	out := &folded{last: info.last, any: info.items > 0}
+	out := &folded{first: info.first, last: info.last, any: info.items > 0}
 	if info.seg != nil {
 		out.seg = *info.seg
 	} else {
@@ -141,6 +142,15 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 		k := info.kids[i+1].key
 		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: info.kids[i].addr, Key: &k},
 			What: "a key is not below the first key of the tree block beside it", Expected: "below " + k.String(), Found: sub.last.String()})
+		fo.skip(out)
+		return
+	}
+	if out.any && sub.any && !out.last.Less(sub.first) {
+		k := info.kids[i].key
+		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: info.kids[i].addr, Key: &k},
+			What: "a key is not above those of the tree block before it", Expected: "above " + out.last.String(), Found: sub.first.String()})
+		fo.skip(out)
+		return
 	}
 	if out.edge.any && sub.edge.any && sub.edge.start < out.edge.end {
 		code := CodeExtentOverlap
@@ -155,11 +165,27 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 		out.edge.end = sub.edge.end
 	}
 	if sub.any {
+		if !out.any {
+			out.first = sub.first
+		}
 		out.last, out.any = sub.last, true
 	}
 	out.gap = out.gap || sub.gap
-	out.rare = append(out.rare, sub.rare...)
 	fo.append(out, sub)
+	for _, x := range sub.rare {
+		if !x.done() {
+			out.rare = append(out.rare, x)
+		}
+	}
+}
+
+// skip leaves out a piece that is out of order. Without it what is put together
+// could grow without bound: in order, a tree has no block twice.
+func (fo *folder) skip(out *folded) {
+	out.gap, out.gapTail = true, true
+	if !out.seg.empty {
+		out.seg.last().has |= partial
+	}
 }
 
 // append puts two neighbouring pieces of a tree of files together.

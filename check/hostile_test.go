@@ -58,7 +58,7 @@ func smallImage(t testing.TB, mkfs ...string) string {
 // TestRandomBytesDoNoHarm overwrites random bytes of many tree blocks at once,
 // checksums right, and demands an end in time and no panic, whatever comes out.
 func TestRandomBytesDoNoHarm(t *testing.T) {
-	rounds := 300
+	rounds := 120
 	if testing.Short() {
 		rounds = 50
 	}

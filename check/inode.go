@@ -314,6 +314,11 @@ type rareItems struct {
 	deferredIno uint64
 }
 
+// done says whether nothing in x has to be known any more.
+func (x *rareItems) done() bool {
+	return len(x.unlinked)+len(x.orphans)+len(x.subvols)+len(x.deferred) == 0
+}
+
 // subvolEntry is a directory entry that names a subvolume.
 type subvolEntry struct {
 	dir, index uint64
