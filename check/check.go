@@ -19,8 +19,9 @@ type Options struct {
 	// copies without one are compared, and parity is computed anew. Default:
 	// metadata only.
 	VerifyData bool
-	// Degraded checks a filesystem of which devices are missing. Default:
-	// a missing device is a finding, and what needs it is not checked.
+	// Degraded says that devices are known to be missing: that alone is no
+	// damage then, what cannot be read without them still is. Default: a
+	// missing device is an error.
 	Degraded bool
 	// MaxFindings is how many findings of one code are kept; all are counted.
 	// Default: DefaultMaxFindings.
@@ -320,6 +321,9 @@ func (c *checker) notices() {
 		switch n.Kind {
 		case volume.NoticeMissing:
 			f.Code = CodeDeviceMissing
+			if c.o.Degraded {
+				f.Severity = Warning
+			}
 		case volume.NoticeSystemChunks:
 			f.Code = CodeSystemArray
 		case volume.NoticeDeviceCount:

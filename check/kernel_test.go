@@ -177,3 +177,23 @@ func TestUncleanShutdown(t *testing.T) {
 		t.Errorf("no log tree was noticed: %s", strings.Join(codes, "\n"))
 	}
 }
+
+// TestMissingDevice: with redundancy nothing but the device is missed; without,
+// what only it has.
+func TestMissingDevice(t *testing.T) {
+	k := kernelCase{devices: 3, mkfs: []string{"-m", "raid1", "-d", "raid5"}}
+	images := k.make(t)
+	m := oracle.Mount(t, "", images...)
+	smallWorkload(t, m)
+	m.Unmount()
+	if r := checkImages(t, check.Options{VerifyData: true}, images...); r.Damaged() {
+		t.Fatalf("not clean to begin with: %v", r.Findings)
+	}
+	r := checkImages(t, check.Options{Degraded: true, VerifyData: true}, images[:2]...)
+	if r.Damaged() || !r.Has(check.CodeDeviceMissing) {
+		t.Errorf("%v", r.Findings)
+	}
+	if r = checkImages(t, check.Options{}, images[:2]...); !r.Damaged() {
+		t.Error("a missing device is no damage without Degraded")
+	}
+}

@@ -30,6 +30,7 @@ be done.`,
 	f := cmd.Flags()
 	o.image.registerMembers(cmd)
 	f.BoolVar(&o.verify, "verify-data", false, "read all data and verify every copy of it, and parity")
+	f.BoolVar(&o.degraded, "degraded", false, "missing devices alone are no damage")
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line: findings, then a summary")
 	f.BoolVar(&o.progress, "progress", false, "show progress on standard error")
 	f.IntVar(&o.max, "max-findings", 100, "findings of one kind that are listed; all are counted")
@@ -40,6 +41,7 @@ be done.`,
 type checkFlags struct {
 	image                  imageFlags
 	verify, json, progress bool
+	degraded               bool
 	max, workers           int
 }
 
@@ -60,7 +62,7 @@ func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
 		return err
 	}
 	var last atomic.Pointer[check.Progress]
-	opt := check.Options{VerifyData: o.verify, MaxFindings: o.max, Workers: o.workers, Progress: func(p check.Progress) { last.Store(&p) }}
+	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Progress: func(p check.Progress) { last.Store(&p) }}
 	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load()) })
 	r, err := check.Run(ctx, m.devs, opt)
 	st.Close()
