@@ -2,6 +2,7 @@ package btrfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -396,4 +397,112 @@ func (f *FS) SpaceGroups() []GroupUsage {
 		out = append(out, GroupUsage{c.Start, c.Flags, uint64(c.Length), uint64(u.Used)})
 	}
 	return out
+}
+
+// Clone makes the new file at path share the contents of the file at from
+// (cp --reflink): they take no space again until one of them is written.
+func (e *Editor) Clone(ctx context.Context, from, path string, a Attr) error {
+	sub, ino, err := e.at(ctx, from)
+	if err != nil {
+		return pathError("clone", from, err)
+	}
+	p, err := e.name(ctx, path)
+	if err == nil {
+		var to disk.ObjectID
+		if to, err = e.fs.w.Create(ctx, p.Sub, p.Dir, p.Name, a.mode(0o100000)); err == nil {
+			err = e.fs.w.Clone(ctx, sub, ino, p.Sub, to)
+		}
+	}
+	return pathError("clone", path, err)
+}
+
+// Info is what stat(2) says of a file in the running transaction.
+type Info struct {
+	Sub  disk.ObjectID // subvolume
+	Ino  disk.ObjectID
+	Item disk.InodeItem
+}
+
+// Mode is the file's type and permissions.
+func (i *Info) Mode() fs.FileMode { return fileMode(i.Item.Mode) }
+
+// Stat looks at a file as it is now, changes since the last Sync included.
+func (e *Editor) Stat(ctx context.Context, path string) (info Info, err error) {
+	info.Sub, info.Ino, err = e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.View(ctx, info.Sub, func(ctx context.Context, v *fstree.Subvol) error {
+			info.Item, err = v.Inode(ctx, info.Ino)
+			return err
+		})
+	}
+	return info, pathError("stat", path, err)
+}
+
+// Names lists a directory as it is now, changes since the last Sync included.
+func (e *Editor) Names(ctx context.Context, path string) (names []string, err error) {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+			it := v.ReadDir(ctx, ino, 0)
+			for it.Next() {
+				names = append(names, string(it.Entry().Name))
+			}
+			return it.Err()
+		})
+	}
+	return names, pathError("list", path, err)
+}
+
+// ReadAt reads from a regular file as it is now, changes since the last Sync
+// included. At the end of the file the error is io.EOF.
+func (e *Editor) ReadAt(ctx context.Context, path string, p []byte, off int64) (n int, err error) {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil && off < 0 {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+			item, err := v.Inode(ctx, ino)
+			if err != nil {
+				return err
+			}
+			if !fileMode(item.Mode).IsRegular() {
+				return syscall.EINVAL
+			}
+			n, err = v.Reader(ino, &item).ReadAt(ctx, p, uint64(off))
+			return err
+		})
+	}
+	if err == io.EOF {
+		return n, err
+	}
+	return n, pathError("read", path, err)
+}
+
+// RemoveAll removes what is at path with everything in it, subvolumes
+// included, each file in an operation of its own. That nothing is there is no
+// error.
+func (e *Editor) RemoveAll(ctx context.Context, path string) error {
+	p, err := e.name(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !p.Exists() {
+		return nil
+	}
+	if err != nil {
+		return pathError("remove", path, err)
+	}
+	if p.Type == disk.FtDir {
+		names, err := e.Names(ctx, path)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := e.RemoveAll(ctx, path+"/"+name); err != nil {
+				return err
+			}
+		}
+	}
+	if p.Child != 0 {
+		return e.DeleteSubvolume(ctx, path)
+	}
+	return e.Remove(ctx, path)
 }

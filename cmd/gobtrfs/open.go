@@ -27,6 +27,7 @@ type imageFlags struct {
 	noLog      bool
 	backupRoot int
 	subvol     string
+	writable   bool // set by verbs that edit
 }
 
 // register adds the flags to a verb.
@@ -70,6 +71,7 @@ func (i *imageFlags) open(ctx context.Context, a *app, name string) (*image, err
 	if err == nil {
 		m.FS, err = btrfs.OpenDevices(ctx, m.devs, btrfs.Options{
 			Degraded: i.degraded, NoLog: i.noLog, BackupRoot: i.backupRoot, Events: m.events(a),
+			Writable: i.writable,
 		})
 	}
 	if err != nil {
@@ -106,7 +108,7 @@ func (i *imageFlags) openDevices(ctx context.Context, m *image, name string) err
 	if i.backupRoot < 0 || i.backupRoot > 4 {
 		return usagef("--backup-root is 1 to 4")
 	}
-	first, err := blockdev.OpenFile(name, blockdev.FileOptions{ReadOnly: true})
+	first, err := blockdev.OpenFile(name, blockdev.FileOptions{ReadOnly: !i.writable})
 	if err != nil {
 		return err
 	}
@@ -137,7 +139,7 @@ func (i *imageFlags) openDevices(ctx context.Context, m *image, name string) err
 		}
 	}
 	for _, p := range paths {
-		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: true})
+		d, err := blockdev.OpenFile(p, blockdev.FileOptions{ReadOnly: !i.writable})
 		if err != nil {
 			return err
 		}
