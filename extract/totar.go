@@ -31,7 +31,7 @@ const tarAhead = 32
 func ToTar(ctx context.Context, top *btrfs.File, name string, w io.Writer, o Options) (Result, error) {
 	o = o.withDefaults()
 	t := &taker{ctx: ctx, o: o, links: map[inode]string{}, w: tar.NewWriter(w)}
-	t.bufs.New = func() any { return make([]byte, bufSize) }
+	t.bufs.New = func() any { return new([bufSize]byte) }
 	err := ordered.Run(ctx, o.Workers, tarAhead, func(submit func(func() tarPiece) bool) error {
 		t.submit = submit
 		for n, err := range report.Walk(ctx, top) {
@@ -60,8 +60,9 @@ func ToTar(ctx context.Context, top *btrfs.File, name string, w io.Writer, o Opt
 type tarPiece struct {
 	path   string
 	header *tar.Header
-	data   []byte
-	errs   []error // of reading
+	buf    *[bufSize]byte // nil: no contents
+	n      int            // bytes of it
+	errs   []error        // of reading
 	unkept error
 }
 
@@ -70,7 +71,7 @@ type taker struct {
 	ctx    context.Context
 	o      Options
 	submit func(func() tarPiece) bool
-	bufs   sync.Pool // of []byte, bufSize long
+	bufs   sync.Pool // of *[bufSize]byte
 
 	// The producer's.
 	links map[inode]string
@@ -98,12 +99,12 @@ func (t *taker) write(p tarPiece) error {
 		}
 		t.o.Progress.Files.Add(1)
 	}
-	if p.data != nil {
-		if _, err := t.w.Write(p.data); err != nil {
+	if p.buf != nil {
+		if _, err := t.w.Write(p.buf[:p.n]); err != nil {
 			return fmt.Errorf("tar %q: %w", p.path, err)
 		}
-		t.o.Progress.Bytes.Add(int64(len(p.data)))
-		t.bufs.Put(p.data[:bufSize:bufSize])
+		t.o.Progress.Bytes.Add(int64(p.n))
+		t.bufs.Put(p.buf)
 	}
 	return nil
 }
@@ -195,11 +196,11 @@ func tarTime(t disk.Time) time.Time { return time.Unix(t.Sec, int64(min(t.Nsec, 
 
 // contents reads n bytes; those that cannot be read are zeros.
 func (t *taker) contents(f *btrfs.File, path string, off int64, n int) tarPiece {
-	p := tarPiece{path: path, data: t.bufs.Get().([]byte)[:n]}
-	got, err := read(t.ctx, f, p.data, off, t.o.KeepGoing)
+	p := tarPiece{path: path, buf: t.bufs.Get().(*[bufSize]byte), n: n}
+	got, err := read(t.ctx, f, p.buf[:n], off, t.o.KeepGoing)
 	if err != nil {
 		p.errs = append(p.errs, err)
 	}
-	clear(p.data[got:]) // the header has promised n bytes
+	clear(p.buf[got:n]) // the header has promised n bytes
 	return p
 }

@@ -56,29 +56,30 @@ const (
 
 func catFile(ctx context.Context, w io.Writer, f *btrfs.File) error {
 	type piece struct {
-		b   []byte
+		buf *[catPiece]byte
+		n   int
 		err error
 	}
-	pool := sync.Pool{New: func() any { return make([]byte, catPiece) }}
+	pool := sync.Pool{New: func() any { return new([catPiece]byte) }}
 	return ordered.Run(ctx, max(2, runtime.GOMAXPROCS(0)), catAhead, func(submit func(func() piece) bool) error {
 		for off := int64(0); off < f.Size(); off += catPiece {
 			if !submit(func() piece {
-				b := pool.Get().([]byte)
-				n, err := f.ReadAtContext(ctx, b, off)
+				buf := pool.Get().(*[catPiece]byte)
+				n, err := f.ReadAtContext(ctx, buf[:], off)
 				if err == io.EOF {
 					err = nil
 				}
-				return piece{b[:n], err}
+				return piece{buf, n, err}
 			}) {
 				break
 			}
 		}
 		return nil
 	}, func(p piece) error {
-		if _, err := w.Write(p.b); err != nil {
+		if _, err := w.Write(p.buf[:p.n]); err != nil {
 			return err
 		}
-		pool.Put(p.b[:catPiece])
+		pool.Put(p.buf)
 		return p.err
 	})
 }
