@@ -459,7 +459,7 @@ mknod -m 666 /mnt/fuse c 10 229
 mount --bind /mnt/fuse /dev/fuse
 user="setpriv --reuid=65534 --regid=65534 --clear-groups"
 $user "$1" mount --log "$4" "$2" "$3"
-$user cat "$3/file" "$3/sub/inner"
+$user cat "$3/file" "$3/sub/inner" || { "$1" ls -l "$2"; $user ls -la "$3"; $user ls -la "$3"; $user cat "$3/file"; exit 1; }
 $user "$1" umount "$3" && echo unmounted
 $user "$1" mount --log "$4" "$2" "$3"
 cat "$3/file" 2>/dev/null || echo "root is kept out"
