@@ -31,9 +31,9 @@ var banned = []struct {
 }{
 	{"fmt", regexp.MustCompile(`^Print`), nil, "write to the app's output, or return a value"},
 	{"log", regexp.MustCompile(`.`), nil, "return the error, or use the *slog.Logger from the options"},
-	{"os", regexp.MustCompile(`^Exit$`), []string{"cmd/"}, "return an error"},
+	{"os", regexp.MustCompile(`^Exit$`), []string{"cmd/", "bench"}, "return an error"},
 	{"os", regexp.MustCompile(`^(Stdin|Stdout|Stderr)$`), []string{"cmd/", "bench"}, "take an io.Reader or io.Writer"},
-	{"time", regexp.MustCompile(`^(Now|Since|Until)$`), []string{"internal/clock", "cmd/", "bench", "internal/oracle"}, "internal/clock"},
+	{"time", regexp.MustCompile(`^(Since|Until)$`), []string{"internal/clock", "cmd/", "bench", "internal/oracle"}, "internal/clock"},
 	{"math/rand", regexp.MustCompile(`.`), nil, "a seeded math/rand/v2 generator"},
 	{"math/rand/v2", regexp.MustCompile(`^(Int|Uint|N$|Float|Perm|Shuffle|NormFloat|ExpFloat)`), nil, "a seeded *rand.Rand"},
 	{"sync", regexp.MustCompile(`^(Mutex|RWMutex)$`), nonLockrank, "internal/lockrank"},
@@ -137,6 +137,31 @@ func TestBannedCallsAreNotMade(t *testing.T) {
 			for _, b := range banned {
 				if names[x.Name] == b.pkg && b.names.MatchString(sel.Sel.Name) && !mayUse(s.path, b.allowed) {
 					t.Errorf("%s uses %s.%s: use %s", s.line(sel.Pos()), b.pkg, sel.Sel.Name, b.instead)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// A package may name time.Now as the default of a clock that its caller can
+// replace, but not call it.
+func TestTimeIsNotReadDirectly(t *testing.T) {
+	t.Parallel()
+	allowed := []string{"internal/clock", "cmd/", "bench", "internal/oracle"}
+	for _, s := range sources(t) {
+		if s.isTest() || mayUse(s.path, allowed) {
+			continue
+		}
+		names := importNames(s.file)
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if sel, ok := call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Now" {
+				if x, ok := sel.X.(*ast.Ident); ok && names[x.Name] == "time" {
+					t.Errorf("%s calls time.Now: use internal/clock, or a clock from the options", s.line(call.Pos()))
 				}
 			}
 			return true
