@@ -8,13 +8,13 @@
 # SMALL    a tree of many small files        (default: /usr/share)
 # LARGE    a tree of 2 GiB in large files    (default: made from SMALL)
 # CURRENT  a current mkfs.btrfs              (default: left out)
-# ONLY     words of: small large zstd3 zstd15 (default: all)
+# ONLY     words of: small large zstd3 zstd3large zstd15 (default: all)
 # The kernel path needs root and is left out without it.
 set -eu
 runs=${1:-3}
 small=${SMALL:-/usr/share}
 current=${CURRENT:-}
-only=${ONLY:-small large zstd3 zstd15}
+only=${ONLY:-small large zstd3 zstd3large zstd15}
 here=$(cd "$(dirname "$0")/.." && pwd)
 mem=$(mktemp -d /dev/shm/gobtrfs-bench.XXXXXX)
 disk=$(mktemp -d "${TMPDIR:-/tmp}/gobtrfs-bench.XXXXXX")
@@ -82,7 +82,8 @@ for what in $only; do
 	case $what in
 	small) compare "$small" 4G "" ;;
 	large) compare "$(large)" 4G "" ;;
-	zstd3) compare "$(large)" 4G zstd:3 ;;
+	zstd3) compare "$small" 4G zstd:3 ;;
+	zstd3large) compare "$(large)" 4G zstd:3 ;;
 	zstd15) compare "$small" 4G zstd:15 ;;
 	esac
 done
