@@ -141,7 +141,19 @@ func (c *checker) visitInterior(w *worker, at *link, info *nodeInfo, n disk.Node
 		}
 		c.observeKid(w, at, info, &k)
 	}
+	w.thinLinks()
 }
+
+// thinLinks drops links to the same blocks now and then: a thousand snapshots
+// have a thousand pointers to each block that they share.
+func (w *worker) thinLinks() {
+	if len(w.links) >= max(w.linksMax, minLinks) {
+		w.links = distinct(w.links)
+		w.linksMax = 2 * len(w.links)
+	}
+}
+
+const minLinks = 1 << 14
 
 // observeKid takes the reference that a pointer makes: by parent if the block's
 // references are, else by the tree that the block was made for.

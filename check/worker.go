@@ -11,15 +11,16 @@ const (
 
 // worker is what one goroutine of the scanner adds up; nothing in it is shared.
 type worker struct {
-	c       *checker
-	stats   Stats
-	refs    [buckets]uint64 // terms of the extent tree less those of what refers to extents
-	groups  []groupSums     // by chunk
-	last    int             // chunk of the last address looked up
-	links   []link          // to the next level
-	full    []disk.Logical  // tree blocks whose references are by parent
-	maps    []bitmapEdge
-	collect func(w *worker, r *refRecord) // diagnosis: records in place of sums
+	c        *checker
+	stats    Stats
+	refs     [buckets]uint64 // terms of the extent tree less those of what refers to extents
+	groups   []groupSums     // by chunk
+	last     int             // chunk of the last address looked up
+	links    []link          // to the next level
+	linksMax int             // when links are thinned out next
+	full     []disk.Logical  // tree blocks whose references are by parent
+	maps     []bitmapEdge
+	collect  func(w *worker, r *refRecord) // diagnosis: records in place of sums
 }
 
 // groupSums is what the extents and the free space in one chunk add up to.
