@@ -40,7 +40,6 @@ func TestSeedAndSprout(t *testing.T) {
 
 	sprout := oracle.Sparse(t, 1, 512*mib)[0]
 	m = oracle.Mount(t, "ro,noatime", seed)
-	m.AllowLog(`maj:min changed from 0:0`, "the kernel says so of every device that is added to a seed")
 	oracle.Attached(t, []string{sprout}, func(loops []string) {
 		oracle.Run(t, "btrfs", "device", "add", "-f", loops[0], m.Dir)
 		oracle.Run(t, "mount", "-o", "remount,rw", m.Dir)

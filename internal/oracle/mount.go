@@ -42,6 +42,7 @@ func Mount(t testing.TB, options string, images ...string) *Mounted {
 		degraded = degraded || o == "degraded"
 	}
 	m := &Mounted{t: t, FSID: FSID(t, images[0]), Dir: t.TempDir()}
+	m.AllowLog(`device \S+ maj:min changed from 0:0`, "said of every device that was added while mounted, when it is next seen")
 	if degraded {
 		m.AllowLog(`devid \d+ uuid \S+ is missing`, "the set was mounted degraded on purpose")
 	}
