@@ -50,9 +50,12 @@ be read of them is kept, and the exit code is 3.`,
 	return cmd
 }
 
-// extractGCPercent trades memory for speed: extracting makes much short-lived
-// garbage over a small live heap.
-const extractGCPercent = 300
+// Extracting makes much short-lived garbage over a small live heap, so the
+// collector may run seldom, until the heap is large.
+const (
+	extractGCPercent   = 300
+	extractMemoryLimit = 360 << 20
+)
 
 func (o *extractFlags) run(ctx context.Context, a *app, args []string) error {
 	want := 2
@@ -71,6 +74,7 @@ func (o *extractFlags) run(ctx context.Context, a *app, args []string) error {
 		return usagef("--json and --tar - would both write to standard output")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(extractGCPercent))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(extractMemoryLimit))
 	m, err := o.image.open(ctx, a, args[0])
 	if err != nil {
 		return err

@@ -48,6 +48,10 @@ func (i *imageFlags) registerSubvol(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&i.subvol, "subvol", "", "start in subvolume `ID|PATH` (default: the default subvolume; \"/\" is the top level)")
 }
 
+// verbCacheBytes is for tree blocks. The collector lets the heap grow to about
+// twice what is live, so a verb stays below 400 MiB on a filesystem of any size.
+const verbCacheBytes = 128 << 20
+
 // image is an open filesystem of a verb.
 type image struct {
 	*btrfs.FS
@@ -70,7 +74,7 @@ func (i *imageFlags) open(ctx context.Context, a *app, name string) (*image, err
 	err := i.openDevices(ctx, m, name)
 	if err == nil {
 		m.FS, err = btrfs.OpenDevices(ctx, m.devs, btrfs.Options{
-			Degraded: i.degraded, NoLog: i.noLog, BackupRoot: i.backupRoot, Events: m.events(a),
+			Degraded: i.degraded, NoLog: i.noLog, BackupRoot: i.backupRoot, CacheBytes: verbCacheBytes, Events: m.events(a),
 			Writable: i.writable,
 		})
 	}
