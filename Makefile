@@ -8,7 +8,7 @@ FUZZN    ?= 1000
 FUZZFROM ?= 0
 # Packages with goroutines and locks of their own: run under the race detector.
 RACE     ?= ./internal/space/... ./internal/txn/... ./internal/block/... ./internal/volume/... ./internal/fstree/... ./internal/lockrank/... \
-            ./extract/... ./report/... ./mkfs/... ./check/... ./scrub/... ./stream/... .
+            ./extract/... ./report/... ./mkfs/... ./check/... ./scrub/... ./stream/... ./fusefs/... ./internal/btree/... ./internal/ordered/... ./internal/lab/... .
 
 .PHONY: build test long race fuzz lint cross bench demo ci
 build:
