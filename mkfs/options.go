@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/clock"
 	"gobtrfs/internal/compress"
 )
 
@@ -33,7 +34,7 @@ type Options struct {
 	Reproducible bool
 	// Rand gives random UUIDs. Default: crypto/rand.Reader.
 	Rand io.Reader
-	// Now is the clock. Default: time.Now.
+	// Now is the clock. Default: the system's.
 	Now func() time.Time
 
 	// NodeSize is the size of tree blocks in bytes: 4096 to 65536.
@@ -141,7 +142,7 @@ func newPlan(o Options, devices int) (*plan, error) {
 		p.Rand = rand.Reader
 	}
 	if p.Now == nil {
-		p.Now = time.Now
+		p.Now = clock.System{}.Now
 	}
 	p.Reproducible = o.Reproducible || !o.UUID.IsZero() || !o.Time.IsZero()
 	var err error

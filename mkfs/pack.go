@@ -167,7 +167,6 @@ type packCounter struct {
 	size   int
 	leaves uint64
 	free   int
-	items  int
 }
 
 func (c *packCounter) add(size int) {
