@@ -99,20 +99,21 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 	if err != nil {
 		return false, err
 	}
+	// An inline extent may be all there is of a longer file: the rest is a hole.
+	var whole []byte
 	if inline {
-		whole := make([]byte, size)
-		if err := f.read(ctx, whole, 0); err != nil {
+		if size <= maxInline && size < sector {
+			whole = make([]byte, size)
+			if err := f.read(ctx, whole, 0); err != nil {
+				return false, err
+			}
+			err = f.drop(ctx, 0, sector)
+		} else {
+			err = f.uninline(ctx)
+		}
+		if err != nil {
 			return false, err
 		}
-		if err := f.drop(ctx, 0, sector); err != nil {
-			return false, err
-		}
-		f.item.Size = size
-		if size == 0 {
-			return true, nil
-		}
-		f.item.NBytes += size
-		return true, f.insertInline(ctx, f.ino, whole)
 	}
 	keep := roundUp(size, sector)
 	for n := 0; ; n++ {
@@ -125,19 +126,22 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 		}
 		if n == truncateBatch {
 			f.item.Size = min(f.item.Size, ext.End)
+			if len(whole) > 0 { // the rest goes by without it
+				f.item.NBytes += uint64(len(whole))
+				return false, f.insertInline(ctx, f.ino, whole)
+			}
 			return false, nil
 		}
 		if err := f.cut(ctx, k, &ext, keep, max(ext.End, keep)); err != nil {
 			return false, err
 		}
 	}
-	if size%sector != 0 {
-		if err := f.zeroTail(ctx, size); err != nil {
-			return false, err
-		}
-	}
 	f.item.Size = size
-	return true, nil
+	if len(whole) > 0 {
+		f.item.NBytes += uint64(len(whole))
+		return true, f.insertInline(ctx, f.ino, whole)
+	}
+	return true, f.clearTail(ctx)
 }
 
 // zeroTail writes the sector that holds offset size anew, with zeros from

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/space"
@@ -16,8 +17,9 @@ const (
 	maxHeads      = 4000
 	maxDirtyBytes = 128 << 20
 	// maxPasses bounds the search for the fixed point. Each pass changes only
-	// what the pass before made necessary; it has never taken ten.
-	maxPasses = 100
+	// what the pass before made necessary; it has never taken ten. Most of it is for
+	// waiting for groups of new chunks.
+	maxPasses = 10000
 )
 
 // Operation is a change to be made as a whole.
@@ -151,6 +153,10 @@ func (f *FS) commit(ctx context.Context) error {
 	return nil
 }
 
+// groupWait is how long a commit waits before it looks again for the group of
+// a chunk that was just recorded. The grower needs microseconds.
+const groupWait = 100 * time.Microsecond
+
 // settle brings all trees up to date with each other (X2). Every step may make
 // the ones before necessary again; it ends because nodes are copied once in a
 // transaction, so the trees soon change in place. On success growth is held
@@ -177,10 +183,17 @@ func (f *FS) settle(ctx context.Context) error {
 		if err := f.lockGrowth(ctx); err != nil {
 			return err
 		}
-		if f.refs.len() == 0 && len(f.space.NewGroups()) == 0 {
+		f.unwritten = slices.DeleteFunc(f.unwritten, func(at disk.Logical) bool { return f.hasGroup(at) })
+		if f.refs.len() == 0 && len(f.unwritten) == 0 {
 			return nil
 		}
+		early := len(f.space.NewGroups()) == 0 && f.refs.len() == 0
 		f.unlockGrowth()
+		if early { // the flight is about to show its group
+			if err := f.opts.Clock.Sleep(ctx, groupWait); err != nil {
+				return err
+			}
+		}
 	}
 	return fmt.Errorf("the trees did not settle in %d passes: %w", maxPasses, errInternal)
 }

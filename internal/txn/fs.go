@@ -81,6 +81,9 @@ type FS struct {
 	devItems map[disk.DevID]disk.DevItem
 	system   *space.Reserve // pays for nodes of the chunk tree
 	leaving  []disk.Logical // chunks removed in this transaction
+	// unwritten are the chunks that were recorded and whose groups were not:
+	// the allocator shows a group only some time after InsertChunk.
+	unwritten []disk.Logical
 }
 
 // Open makes the filesystem on v, whose committed state cache holds, writable.

@@ -31,6 +31,12 @@ func (g *group) item() []byte {
 	return i.Append(nil)
 }
 
+// hasGroup says whether the group of a chunk is in the trees.
+func (f *FS) hasGroup(start disk.Logical) bool {
+	_, ok := slices.BinarySearchFunc(f.groups, start, func(g *group, at disk.Logical) int { return cmp.Compare(g.start, at) })
+	return ok
+}
+
 // groupOf finds the group that holds an address. A group that was made
 // meanwhile is entered in the trees first.
 func (f *FS) groupOf(ctx context.Context, at disk.Logical) (*group, error) {

@@ -92,6 +92,9 @@ func (s source) New(ctx context.Context, id disk.ObjectID, level int) (disk.Node
 	if err != nil {
 		return nil, err
 	}
+	if f.dirty.Get(r.Start) != nil {
+		return nil, fmt.Errorf("tree block %d was given out twice: %w", uint64(r.Start), errInternal)
+	}
 	n := make(disk.Node, f.geometry.NodeSize)
 	n.InitHeader(r.Start, f.nodeFSID, f.chunkTreeUUID, f.trans, id, level)
 	f.dirty.Add(n)
