@@ -128,13 +128,16 @@ func FuzzTar(f *testing.F) {
 	f.Add(archive(f, reg("a"), dirh("d"), reg("d/b"), tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "a"}), archive(f, reg("d/.wh.b"), reg(".wh..wh..opq")))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		s := Layers(Tar(bytes.NewReader(a), "a"), Tar(bytes.NewReader(b), "b"))
-		d := blockdev.NewMemory(256 << 20)
-		_, err := Make(t.Context(), []blockdev.Device{d}, Options{Source: s, UUID: testUUID})
+		m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID})
 		if err != nil {
-			var head [disk.SuperInfoSize]byte
-			if _, e := d.ReadAt(head[:], disk.SuperInfoOffset); e != nil || disk.HasMagic(head[:]) {
-				t.Errorf("superblock after %v (%v)", err, e)
-			}
+			return
+		}
+		defer m.tree.close()
+		d := blockdev.NewMemory(128 << 20)
+		_, err = m.make(t.Context(), []blockdev.Device{d})
+		var head [disk.SuperInfoSize]byte
+		if _, e := d.ReadAt(head[:], disk.SuperInfoOffset); e != nil || disk.HasMagic(head[:]) != (err == nil) {
+			t.Errorf("superblock %v after %v (%v)", disk.HasMagic(head[:]), err, e)
 		}
 	})
 }

@@ -93,7 +93,7 @@ func (s *tarSource) load(ctx context.Context, t *tree, f *filter) error {
 	if err != nil {
 		return err
 	}
-	l := &tarLoader{placer: placer{t: t, f: f, from: from}, o: o, whiteouts: s.whiteouts}
+	l := &tarLoader{placer: placer{t: t, f: f, from: from}, ctx: ctx, o: o, whiteouts: s.whiteouts}
 	l.in = &window{f: o.file, buf: make([]byte, 0, 64<<10)}
 	tr := tar.NewReader(l.in)
 	for {
@@ -178,6 +178,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 // tarLoader enters one archive's entries.
 type tarLoader struct {
 	placer
+	ctx       context.Context // of this one load
 	o         *tarOpener
 	in        *window
 	last      string
@@ -292,6 +293,10 @@ func (l *tarLoader) contents(h *tar.Header, tr *tar.Reader, e *Entry) (uint64, e
 	at := l.o.sparseEnd
 	buf := make([]byte, 64<<10)
 	for done := int64(0); done < e.Size; {
+		// The claimed size is not bounded by the archive's: only holes follow.
+		if err := l.ctx.Err(); err != nil {
+			return 0, err
+		}
 		n, err := io.ReadFull(tr, buf[:min(int64(len(buf)), e.Size-done)])
 		if err != nil {
 			return 0, fmt.Errorf("%w: %q: %w", ErrSource, h.Name, err)
