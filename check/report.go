@@ -163,18 +163,6 @@ func clip(s string) string {
 	return s
 }
 
-// has says whether a finding of one of the codes was made.
-func (c *collector) has(list ...Code) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, code := range list {
-		if c.counts[code] > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // counted is the number of findings of a code.
 func (c *collector) counted(code Code) int {
 	c.mu.Lock()

@@ -319,7 +319,7 @@ func (w *Writer) dropSubvol(ctx context.Context, id disk.ObjectID) error {
 			case err != nil:
 				return err
 			case t.Item().DropProgress != disk.Key{}:
-				return fmt.Errorf("Linux has dropped a part of it: %w", errors.ErrUnsupported)
+				return fmt.Errorf("dropped in part by Linux: %w", errors.ErrUnsupported)
 			default:
 				if done, err = w.tx.DropSome(ctx, t, dropBatch); err != nil {
 					return err
