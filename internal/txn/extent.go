@@ -142,10 +142,11 @@ func (f *FS) insertExtent(ctx context.Context, h *head) error {
 			return fmt.Errorf("new tree block %d is not dirty: %w", uint64(h.addr), errInternal)
 		}
 		if k.Type == disk.KeyExtentItem {
-			x.info = &disk.TreeBlockInfo{Level: uint8(h.level)}
-			if n.NrItems() > 0 {
-				x.info.FirstKey = n.Key(0)
+			key, err := f.firstKey(ctx, n)
+			if err != nil {
+				return err
 			}
+			x.info = &disk.TreeBlockInfo{FirstKey: key, Level: uint8(h.level)}
 		}
 	}
 	x.item.Flags |= h.setFlags
@@ -164,6 +165,21 @@ func (f *FS) insertExtent(ctx context.Context, h *head) error {
 		return err
 	}
 	return f.space.MarkUsed(space.Range{Start: h.addr, Length: space.Bytes(h.size)})
+}
+
+// firstKey is the first key of a private node, which may be one of the chunk
+// tree that a flight is changing.
+func (f *FS) firstKey(ctx context.Context, n disk.Node) (k disk.Key, err error) {
+	if n.Owner() == disk.TreeChunk {
+		if err := f.lockGrowth(ctx); err != nil {
+			return k, err
+		}
+		defer f.unlockGrowth()
+	}
+	if n.NrItems() > 0 {
+		k = n.Key(0)
+	}
+	return k, nil
 }
 
 // accountExtent enters an extent that was added to or removed from the extent
