@@ -9,7 +9,9 @@ import (
 	"testing/fstest"
 
 	"gobtrfs"
+	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
+	"gobtrfs/report"
 )
 
 // TestIOFS runs the standard library's own judge over a filesystem that the
@@ -49,4 +51,31 @@ func TestIOFS(t *testing.T) {
 	if err := fstest.TestFS(top.IOFS(ctx), "a/empty", "a/small", "a/b/big", "a/b/c/x", "a/sub/in"); err != nil {
 		t.Error(err)
 	}
+}
+
+// imageManifest lists the top level of the filesystem on an image.
+func imageManifest(t *testing.T, image string, o btrfs.Options) []manifest.Entry {
+	t.Helper()
+	ctx := context.Background()
+	f, err := btrfs.Open(ctx, image, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	top, err := f.TopLevel(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := top.Root(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []manifest.Entry
+	for e, err := range report.Manifest(ctx, root, manifest.All) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, e)
+	}
+	return out
 }

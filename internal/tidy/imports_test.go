@@ -55,6 +55,7 @@ var reserved = map[string][]string{
 	"github.com/klauspost/compress":     {"internal/compress"},
 	"github.com/cespare/xxhash":         {"internal/csum"},
 	"golang.org/x/crypto":               {"internal/csum"},
+	"github.com/tidwall/btree":          {"internal/fstree"},
 	"github.com/spf13/cobra":            {"cmd/gobtrfs"},
 	"github.com/spf13/pflag":            {"cmd/gobtrfs"},
 	"golang.org/x/term":                 {"cmd/gobtrfs"},
