@@ -6,6 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math/rand/v2"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,4 +194,58 @@ func FuzzWalk(f *testing.F) {
 			t.Fatal("walk took more than 20 s")
 		}
 	})
+}
+
+// hostileMemory is what reading a small hostile filesystem may take beyond the
+// image itself: the node cache of walkAll (4 MiB), a few buffers, and what
+// waits for the collector.
+const hostileMemory = 96 << 20
+
+// TestHostileMemory walks filesystems with wild numbers in every block, sizes
+// and counts among them, and watches the heap.
+func TestHostileMemory(t *testing.T) {
+	img := newImage(t, specimen.Unclean(t))
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	runtime.GC()
+	base := liveHeap()
+	var peak atomic.Uint64
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				peak.Store(max(peak.Load(), liveHeap()))
+			}
+		}
+	}()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 40 * len(img.blocks) {
+		script := make([]byte, 13*(1+rnd.IntN(3)))
+		for j := range script {
+			script[j] = byte(rnd.Uint32())
+		}
+		binary.LittleEndian.PutUint16(script, uint16(i))
+		if i%2 == 0 { // a size or a count, and a large one
+			script[4] = byte(1 + rnd.IntN(2))
+			copy(script[5:], []byte{0xff, 0xff, 0xff, 0x7f})
+		}
+		walkAll(t.Context(), t, img.mutate(script))
+	}
+	close(stop)
+	<-done
+	grown := peak.Load() - min(base, peak.Load())
+	t.Logf("heap grew by %.1f MiB", float64(grown)/(1<<20))
+	if grown > hostileMemory {
+		t.Errorf("heap grew by %d MiB, want at most %d", grown>>20, hostileMemory>>20)
+	}
+}
+
+// liveHeap is the memory of objects in the heap, garbage included.
+func liveHeap() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
