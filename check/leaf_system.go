@@ -46,7 +46,7 @@ func (c *checker) visitDev(info *nodeInfo, n disk.Node) {
 				c.devExtents = append(c.devExtents, devExtent{disk.DevID(k.ObjectID), k.Offset, d})
 			}
 		case disk.KeyDevReplace:
-			if r, err := disk.ParseDevReplaceItem(n.ItemData(i)); err == nil && (r.State == 3 || r.State == 4) {
+			if r, err := disk.ParseDevReplaceItem(n.ItemData(i)); err == nil && r.UnderWay() {
 				c.find.add(Finding{Code: CodeReplacePending, Place: Place{Tree: disk.TreeDev, Key: &k, Logical: info.addr}, What: "a device replacement has not finished"})
 			}
 		}

@@ -189,7 +189,7 @@ func devReplaceFields(data []byte) (Fields, error) {
 		return nil, err
 	}
 	state := fmt.Sprint(d.State)
-	if names := [...]string{"never started", "finished", "cancelled", "started", "suspended"}; d.State < uint64(len(names)) {
+	if names := [...]string{"never started", "started", "finished", "cancelled", "suspended"}; d.State < uint64(len(names)) {
 		state = names[d.State]
 	}
 	return Fields{

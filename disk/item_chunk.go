@@ -285,16 +285,30 @@ func (s *DevStats) Append(b []byte) []byte {
 	return b
 }
 
+// States of a device replacement (BTRFS_IOCTL_DEV_REPLACE_STATE_*, Linux 6.18).
+const (
+	ReplaceNeverStarted uint64 = 0
+	ReplaceStarted      uint64 = 1
+	ReplaceFinished     uint64 = 2
+	ReplaceCancelled    uint64 = 3
+	ReplaceSuspended    uint64 = 4
+)
+
 // DevReplaceItem is the state of a device replacement; key (0, DEV_REPLACE, 0)
 // in the device tree.
 type DevReplaceItem struct {
 	SrcDevID                 DevID
 	CursorLeft, CursorRight  uint64
 	ContReadingFromSrcdev    uint64
-	State                    uint64 // 0 never started, 1 finished, 2 cancelled, 3 started, 4 suspended
+	State                    uint64 // ReplaceStarted …
 	TimeStarted, TimeStopped uint64
 	WriteErrors              uint64
 	UncorrectableReadErrors  uint64
+}
+
+// UnderWay says whether there is a second device that wants every write.
+func (r *DevReplaceItem) UnderWay() bool {
+	return r.State == ReplaceStarted || r.State == ReplaceSuspended
 }
 
 // ParseDevReplaceItem decodes a device replace item.

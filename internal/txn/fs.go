@@ -210,12 +210,6 @@ func (f *FS) gate() error {
 	return nil
 }
 
-// States of a device replacement in which there is a second device to write.
-const (
-	replaceStarted   = 1
-	replaceSuspended = 4
-)
-
 // gateTrees refuses what the trees say cannot be written yet.
 func (f *FS) gateTrees(ctx context.Context) error {
 	unsupported := func(what string) error {
@@ -245,7 +239,7 @@ func (f *FS) gateTrees(ctx context.Context) error {
 		return err
 	}
 	item, err := disk.ParseDevReplaceItem(data)
-	if err == nil && (item.State == replaceStarted || item.State == replaceSuspended) {
+	if err == nil && item.UnderWay() {
 		return unsupported("a device replacement under way")
 	}
 	return err
