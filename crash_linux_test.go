@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"gobtrfs"
 	"gobtrfs/blockdev"
@@ -22,7 +21,7 @@ import (
 )
 
 var (
-	crashSeed   = flag.Uint64("crash.seed", uint64(time.Now().UnixNano()), "seed of the crash states")
+	crashSeed   = flag.Uint64("crash.seed", 1, "seed of the crash states")
 	crashStates = flag.Int("crash.states", 300, "crash states to reopen")
 	crashChecks = flag.Int("crash.checks", 8, "crash states to show to btrfs check")
 )

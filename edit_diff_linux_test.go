@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	editSeed   = flag.Uint64("edit.seed", uint64(time.Now().UnixNano()), "seed of the edits made beside a kernel mount")
+	editSeed   = flag.Uint64("edit.seed", 1, "seed of the edits made beside a kernel mount")
 	editRounds = flag.Int("edit.rounds", 4, "rounds of edits made beside a kernel mount")
 	editOps    = flag.Int("edit.ops", 250, "edits in a round")
 	editEach   = flag.Bool("edit.each", false, "compare the file after every edit, to find the one that went wrong")
