@@ -222,7 +222,11 @@ func TestHostileMemory(t *testing.T) {
 		}
 	}()
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range 40 * len(img.blocks) {
+	rounds := 40
+	if testing.Short() {
+		rounds = 4
+	}
+	for i := range rounds * len(img.blocks) {
 		script := make([]byte, 13*(1+rnd.IntN(3)))
 		for j := range script {
 			script[j] = byte(rnd.Uint32())
