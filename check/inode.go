@@ -108,27 +108,6 @@ const (
 	modeLink = 0o120000
 )
 
-// entryType is the type that a directory entry of an inode with this mode has.
-func entryType(mode uint32) uint8 {
-	switch mode & modeType {
-	case modeFile:
-		return disk.FtRegFile
-	case modeDir:
-		return disk.FtDir
-	case 0o020000:
-		return disk.FtChrdev
-	case 0o060000:
-		return disk.FtBlkdev
-	case 0o010000:
-		return disk.FtFifo
-	case 0o140000:
-		return disk.FtSock
-	case modeLink:
-		return disk.FtSymlink
-	}
-	return disk.FtUnknown
-}
-
 // treeSums are the sums over a piece of a tree; see the package comment.
 type treeSums struct {
 	names uint64 // DIR_INDEX terms less INODE_REF and INODE_EXTREF terms
@@ -185,7 +164,7 @@ func (r *inodeRules) finish(tree disk.ObjectID, s *inodeState, sums *treeSums, r
 		r.finishCache(s, bad)
 		return
 	}
-	sums.types -= uint64(s.names) * r.hash.fileType(s.ino, entryType(s.mode))
+	sums.types -= uint64(s.names) * r.hash.fileType(s.ino, disk.FileType(s.mode))
 	r.links(tree, s, rare, bad)
 	if s.nlink == 0 {
 		return // being deleted: what is left need not add up

@@ -100,7 +100,7 @@ func nameRecords(k disk.Key, b []byte, f func(*nameRecord)) {
 	switch k.Type {
 	case disk.KeyInodeItem:
 		if it, err := disk.ParseInodeItem(b); err == nil && !special(ino) {
-			f(&nameRecord{ino: ino, typ: entryType(it.Mode), inode: true})
+			f(&nameRecord{ino: ino, typ: disk.FileType(it.Mode), inode: true})
 		}
 	case disk.KeyInodeRef:
 		for len(b) > 0 && k.Offset != ino {

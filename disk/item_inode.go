@@ -168,6 +168,27 @@ const (
 	FtEncrypted uint8 = 0x80
 )
 
+// FileType is the directory entry type of an inode with this st_mode.
+func FileType(mode uint32) uint8 {
+	switch mode & 0o170000 {
+	case 0o100000:
+		return FtRegFile
+	case 0o040000:
+		return FtDir
+	case 0o020000:
+		return FtChrdev
+	case 0o060000:
+		return FtBlkdev
+	case 0o010000:
+		return FtFifo
+	case 0o140000:
+		return FtSock
+	case 0o120000:
+		return FtSymlink
+	}
+	return FtUnknown
+}
+
 // MaxNameLen is the longest name in bytes.
 const MaxNameLen = 255
 

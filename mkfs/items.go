@@ -267,7 +267,7 @@ func (a *assembler) dirItems(p *packer, ino disk.ObjectID, subvols []*subvolume,
 	a.buf.hashes = hs
 	entry := func(k int, b []byte) []byte {
 		n := &a.t.names[kids[k]]
-		d := disk.DirItem{TransID: generation, Name: []byte(n.text), Type: fileType(a.t.inodes[n.inode].mode)}
+		d := disk.DirItem{TransID: generation, Name: []byte(n.text), Type: disk.FileType(a.t.inodes[n.inode].mode)}
 		if n.subvol != 0 {
 			d.Location = disk.Key{ObjectID: subvols[n.subvol].id, Type: disk.KeyRootItem, Offset: 1<<64 - 1}
 		} else {

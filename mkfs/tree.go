@@ -232,27 +232,6 @@ func (t *tree) find(p string) (inodeID, nameID, bool) {
 	return id, last, true
 }
 
-// fileType is the type of a directory entry for st_mode.
-func fileType(mode uint32) uint8 {
-	switch mode & modeType {
-	case modeRegular:
-		return disk.FtRegFile
-	case modeDir:
-		return disk.FtDir
-	case modeSymlink:
-		return disk.FtSymlink
-	case modeChar:
-		return disk.FtChrdev
-	case modeBlock:
-		return disk.FtBlkdev
-	case modeFifo:
-		return disk.FtFifo
-	case modeSocket:
-		return disk.FtSock
-	}
-	return disk.FtUnknown
-}
-
 // newest is the latest time in the tree, 1970 if there is none.
 func (t *tree) newest() time.Time {
 	var best disk.Time

@@ -37,7 +37,7 @@ func (e *edit) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 	if err != nil {
 		return 0, err
 	}
-	typ := fileType(a.Mode)
+	typ := disk.FileType(a.Mode)
 	link := a.Mode&modeType == modeSymlink
 	switch {
 	case typ == disk.FtUnknown:
@@ -160,7 +160,7 @@ func (w *Writer) Link(ctx context.Context, sub, dir disk.ObjectID, name []byte, 
 		if err := e.addRef(ctx, ino, dir, name, index); err != nil {
 			return err
 		}
-		if err := e.addEntry(ctx, dir, &parent, name, inodeKey(ino), fileType(item.Mode), index); err != nil {
+		if err := e.addEntry(ctx, dir, &parent, name, inodeKey(ino), disk.FileType(item.Mode), index); err != nil {
 			return err
 		}
 		return e.putInode(ctx, dir, &parent)

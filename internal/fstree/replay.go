@@ -566,7 +566,7 @@ func (r *replay) replayRef(ctx context.Context, k disk.Key, data []byte) error {
 		if _, err := r.clearName(ctx, n.Parent, n.Name, disk.Key{}, true); err != nil {
 			return err
 		}
-		if err := r.link(ctx, n.Parent, n.Index, k.ObjectID, n.Name, fileType(inode.Mode)); err != nil {
+		if err := r.link(ctx, n.Parent, n.Index, k.ObjectID, n.Name, disk.FileType(inode.Mode)); err != nil {
 			return err
 		}
 	}
@@ -640,27 +640,6 @@ func (r *replay) dropStaleRefs(ctx context.Context, k disk.Key, n Name) error {
 		}
 	}
 	return nil
-}
-
-// fileType is the directory entry's type for an st_mode.
-func fileType(mode uint32) uint8 {
-	switch mode & modeType {
-	case modeReg:
-		return disk.FtRegFile
-	case modeDir:
-		return disk.FtDir
-	case 0o020000:
-		return disk.FtChrdev
-	case 0o060000:
-		return disk.FtBlkdev
-	case 0o010000:
-		return disk.FtFifo
-	case 0o140000:
-		return disk.FtSock
-	case 0o120000:
-		return disk.FtSymlink
-	}
-	return disk.FtUnknown
 }
 
 // fixLinks counts the names of every inode touched. An inode without names is
