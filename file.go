@@ -29,6 +29,29 @@ func (s *Subvolume) ID() disk.ObjectID { return s.sub.ID() }
 // FS is the filesystem that the subvolume belongs to.
 func (s *Subvolume) FS() *FS { return s.fs }
 
+// Sibling opens another subvolume in the state of this one, which FS.Subvolume
+// need not do.
+func (s *Subvolume) Sibling(ctx context.Context, id disk.ObjectID) (*Subvolume, error) {
+	if id == s.ID() {
+		return s, nil
+	}
+	sub, err := s.sub.Store().Subvol(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("btrfs: %w", err)
+	}
+	return &Subvolume{fs: s.fs, sub: sub}, nil
+}
+
+// Parent says in which directory the subvolume hangs. ok is false for the top
+// level and for a subvolume without a name.
+func (s *Subvolume) Parent(ctx context.Context) (sub, dir disk.ObjectID, name string, ok bool, err error) {
+	sub, ref, ok, err := s.sub.Store().Parent(ctx, s.ID())
+	if err != nil {
+		return 0, 0, "", false, fmt.Errorf("btrfs: %w", err)
+	}
+	return sub, ref.DirID, string(ref.Name), ok, nil
+}
+
 // Root opens the top directory.
 func (s *Subvolume) Root(ctx context.Context) (*File, error) {
 	return s.Inode(ctx, s.sub.RootDir())

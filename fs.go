@@ -133,6 +133,27 @@ func (f *FS) Label() string { return f.Super().Label }
 // Store is the layer below, for gobtrfs's own commands.
 func (f *FS) Store() *fstree.Store { return f.store.Load() }
 
+// Writer is the layer below that changes the filesystem, for gobtrfs's own
+// commands; nil if it is not open for writing.
+func (f *FS) Writer() *fstree.Writer { return f.w }
+
+// View calls look with a subvolume as the running transaction has it, changes
+// since the last Sync included. What look gets, files of nested subvolumes
+// too, it must not use after it returned. Of a filesystem that is open for
+// reading it is the only state there is.
+func (f *FS) View(ctx context.Context, id disk.ObjectID, look func(ctx context.Context, s *Subvolume) error) error {
+	if f.w == nil {
+		s, err := f.Subvolume(ctx, id)
+		if err != nil {
+			return err
+		}
+		return look(ctx, s)
+	}
+	return f.w.View(ctx, id, func(ctx context.Context, v *fstree.Subvol) error {
+		return look(ctx, &Subvolume{fs: f, sub: v})
+	})
+}
+
 // TopLevel opens the subvolume at the root of all others, tree 5.
 func (f *FS) TopLevel(ctx context.Context) (*Subvolume, error) {
 	return f.Subvolume(ctx, disk.TreeFS)
@@ -202,7 +223,7 @@ func (s *Subvolume) Info(ctx context.Context) (SubvolumeInfo, error) {
 		if depth == maxSubvolDepth {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), syscall.ELOOP)
 		}
-		parent, ref, ok, err := s.fs.Store().Parent(ctx, id)
+		parent, ref, ok, err := s.sub.Store().Parent(ctx, id)
 		if err != nil {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
 		}
@@ -213,7 +234,7 @@ func (s *Subvolume) Info(ctx context.Context) (SubvolumeInfo, error) {
 			info.ParentID = parent
 		}
 		parts = append(parts, string(ref.Name))
-		sub, err := s.fs.Store().Subvol(ctx, parent)
+		sub, err := s.sub.Store().Subvol(ctx, parent)
 		if err != nil {
 			return info, fmt.Errorf("btrfs: path of subvolume %d: %w", uint64(s.ID()), err)
 		}

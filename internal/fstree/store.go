@@ -45,6 +45,9 @@ type Store struct {
 	rootTree   *btree.Tree
 	csumTree   *btree.Tree // nil: no data has checksums
 	ignoreSums bool
+	// live finds trees of the running transaction, whose roots the root tree
+	// does not tell yet; nil: the store shows a commit.
+	live func(ctx context.Context, id disk.ObjectID) (*btree.Tree, disk.RootItem, error)
 
 	logged  map[disk.ObjectID]*overlay
 	logSums map[disk.Logical][]byte // by sector
@@ -109,6 +112,9 @@ func (s *Store) Tree(ctx context.Context, id disk.ObjectID) (*btree.Tree, disk.R
 		return btree.New(s.cache, btree.Root{
 			ID: id, Bytenr: s.super.ChunkRoot, Level: int(s.super.ChunkRootLevel), Generation: s.super.ChunkRootGen,
 		}), disk.RootItem{}, nil
+	}
+	if s.live != nil {
+		return s.live(ctx, id)
 	}
 	it := s.rootTree.SeekLast(ctx, disk.Key{ObjectID: id, Type: disk.KeyRootItem, Offset: 1<<64 - 1})
 	if err := it.Err(); err != nil {

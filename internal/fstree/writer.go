@@ -55,6 +55,13 @@ func (w *Writer) running(ctx context.Context) (*Store, error) {
 		rootTree: btree.New(w.over, w.tx.RootTree().Root()), csumTree: btree.New(w.over, csums.Root()),
 		subvols: make(map[disk.ObjectID]*Subvol),
 	}
+	s.live = func(ctx context.Context, id disk.ObjectID) (*btree.Tree, disk.RootItem, error) {
+		t, err := w.tx.Tree(ctx, id)
+		if err != nil {
+			return nil, disk.RootItem{}, err
+		}
+		return btree.New(w.over, t.Root()), *t.Item(), nil
+	}
 	return s, nil
 }
 
