@@ -303,7 +303,7 @@ func (f *fileEdit) alloc(ctx context.Context, want uint64) (disk.Logical, uint64
 	if want > f.avail {
 		return 0, 0, fmt.Errorf("%d bytes of contents, %d were promised: %w", want, f.avail, syscall.ENOSPC)
 	}
-	addr, n, err := f.w.tx.AllocData(ctx, want)
+	addr, n, err := f.w.tx.AllocData(ctx, want, f.w.tx.SectorSize())
 	if err == nil {
 		f.avail -= n
 	}

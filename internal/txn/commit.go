@@ -28,9 +28,38 @@ type Operation struct {
 	Class space.Class // how it waits for room
 	// Run makes the change. Its context is not cancelled any more.
 	Run func(ctx context.Context) error
+	// Promised is a promise from ReserveItems that the operation has instead
+	// of one for Items. It is used up, whatever happens.
+	Promised space.Bytes
 
 	afterCommit bool
 }
+
+// ReserveItems promises room for an operation that inserts or changes so many
+// items, long before it runs. Run uses the promise up; otherwise give it back
+// with ReleaseItems.
+func (f *FS) ReserveItems(ctx context.Context, items int, c space.Class) (space.Bytes, error) {
+	if err := f.Err(); err != nil {
+		return 0, err
+	}
+	n := f.itemBytes(items)
+	return n, f.space.Metadata().Reserve(ctx, n, c)
+}
+
+// ReleaseItems gives back a promise of ReserveItems.
+func (f *FS) ReleaseItems(n space.Bytes) {
+	if n > 0 {
+		f.space.Metadata().Release(n)
+	}
+}
+
+func (f *FS) itemBytes(items int) space.Bytes {
+	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
+	return space.Bytes(items) * u.Insert()
+}
+
+// Run runs an operation that may have its promise already; see Do.
+func (f *FS) Run(ctx context.Context, op Operation) error { return f.run(ctx, op) }
 
 // Do runs one operation as part of the running transaction: it has promises
 // for so many items, and no other operation runs. An error of op from before
@@ -41,15 +70,18 @@ func (f *FS) Do(ctx context.Context, items int, c space.Class, op func(ctx conte
 }
 
 func (f *FS) run(ctx context.Context, op Operation) error {
+	n := op.Promised
+	release := func() { f.ReleaseItems(n) }
 	if err := f.Err(); err != nil {
+		release()
 		return err
 	}
-	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
-	n := space.Bytes(op.Items) * u.Insert()
-	if err := f.space.Metadata().Reserve(ctx, n, op.Class); err != nil {
-		return err
+	if n == 0 {
+		var err error
+		if n, err = f.ReserveItems(ctx, op.Items, op.Class); err != nil {
+			return err
+		}
 	}
-	release := func() { f.space.Metadata().Release(n) }
 	if err := f.lockWriter(ctx); err != nil {
 		release()
 		return err

@@ -31,6 +31,10 @@ type Options struct {
 	// before anything that the one before refers to can be overwritten.
 	// An error aborts.
 	Committed func(sb *disk.Superblock) error
+	// Flush is called when space is short, before a commit: to turn promises
+	// for contents that wait in memory into extents. It must not wait for a
+	// reservation. Nil: there is nothing of that kind.
+	Flush func(ctx context.Context) error
 	// Space are events of the allocator.
 	Space space.Events
 }
@@ -125,14 +129,26 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 
 func (f *FS) openSpace(ctx context.Context) error {
 	var err error
-	stages := []space.Stage{{
+	commit := space.Stage{
 		Name: "commit", Lane: space.LanePatient,
 		Run: func(ctx context.Context, _ *space.Info, _ space.Bytes) error { return f.Commit(ctx) },
-	}}
+	}
+	data, metadata := []space.Stage{commit}, []space.Stage{commit}
+	if f.opts.Flush != nil {
+		flush := space.Stage{
+			Name: "flush", Lane: space.LanePatient,
+			Run: func(ctx context.Context, _ *space.Info, _ space.Bytes) error { return f.opts.Flush(ctx) },
+		}
+		data = []space.Stage{flush, commit}
+		// What contents in memory promise of metadata is a worst case that is
+		// hardly ever used, so it goes before a chunk is made for it.
+		flush.BeforeGrowth = true
+		metadata = []space.Stage{flush, commit}
+	}
 	f.space, err = space.New(space.Config{
 		SectorSize: space.Bytes(f.geometry.SectorSize), NodeSize: space.Bytes(f.geometry.NodeSize),
 		Mixed: f.geometry.IncompatFlags&disk.IncompatMixedGroups != 0, Writer: f,
-		DataStages: stages, MetadataStages: stages, Events: f.opts.Space, Clock: f.opts.Clock,
+		DataStages: data, MetadataStages: metadata, Events: f.opts.Space, Clock: f.opts.Clock,
 	})
 	if err != nil {
 		return err

@@ -90,6 +90,16 @@ func (r *refs) pending(addr disk.Logical) (delta int, flags uint64, made bool) {
 	return 0, 0, false
 }
 
+// deltas are the changes that are pending for an extent; made is as for pending.
+func (r *refs) deltas(addr disk.Logical) (d map[disk.ExtentRef]int, made bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.heads[addr]; h != nil {
+		return maps.Clone(h.deltas), h.insert
+	}
+	return nil, false
+}
+
 // addrs are the extents with something pending, in rising order, so that the
 // extent tree is walked once and the outcome does not depend on map order.
 func (r *refs) addrs() []disk.Logical {
