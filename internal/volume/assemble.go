@@ -161,6 +161,7 @@ func (a *assembly) setDevices(items []disk.DevItem, o Options) error {
 			continue
 		case !d.seed && d.super.Generation < v.newestGeneration(a.given):
 			d.stale = true
+			d.missed = d.super.Generation+1 < v.newestGeneration(a.given)
 			v.notice(Notice{Kind: NoticeStale, Dev: d.id, Name: d.name,
 				Text: fmt.Sprintf("stale: generation %d, the newest is %d; read only where there is no better copy", d.super.Generation, v.newestGeneration(a.given))})
 		}

@@ -17,9 +17,17 @@ type device struct {
 	size  uint64 // bytes that dev has
 	item  disk.DevItem
 	super *disk.Superblock // nil: missing
-	stale bool
-	seed  bool
+	stale bool             // its superblock is older than the newest
+	// missed: more than one commit has passed without it. After a single one
+	// the power may have gone between the superblocks of two members, and the
+	// member has everything else that the commit wrote.
+	missed bool
+	seed   bool
 }
+
+// writable says whether the device takes part in writing. One that missed
+// commits does not: it would look like a member that has everything.
+func (d *device) writable() bool { return d.dev != nil && !d.seed && !d.missed }
 
 // missingDevice stands for a member that nobody gave.
 func missingDevice(id disk.DevID, uuid disk.UUID) *device {
@@ -49,7 +57,7 @@ func (d *device) read(ctx context.Context, buf []byte, off uint64) error {
 
 // write writes buf at off, or fails with a *DeviceError.
 func (d *device) write(buf []byte, off uint64) error {
-	if d.dev == nil {
+	if !d.writable() {
 		return d.fail("write", off, ErrMissingDevice)
 	}
 	if off > d.size || uint64(len(buf)) > d.size-off {

@@ -23,6 +23,7 @@ type nothing struct{ blockdev.Device }
 func arrayOf(flags disk.BlockGroupFlags, n int, stripeLen uint64, o Options) (*Volume, *chunk, []*blockdev.Memory) {
 	p := disk.ProfileOf(flags)
 	v := &Volume{events: o.Events, repair: o.Repair}
+	v.rows.init()
 	sb := &disk.Superblock{SectorSize: 4096, NodeSize: 16384}
 	v.super.Store(sb)
 	c := disk.ChunkMapping{Logical: 1 << 20, Chunk: disk.Chunk{
@@ -136,44 +137,135 @@ func TestMirrorsAgreeWithTheNaiveModel(t *testing.T) {
 	})
 }
 
-// What Write writes, every mirror reads, and no byte outside the range changes.
+// What Write writes can be read at once, every mirror reads it after Sync, and no
+// byte outside the range changes: in as many pieces as it may come, and with as
+// many devices missing as the profile tolerates.
 func TestWriteReachesEveryCopy(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		flags, n := drawArray(t)
 		v, c, mem := arrayOf(flags, n, 2*disk.StripeLen, Options{})
 		data := randomBytes(t, int(c.Length))
 		naiveFill(t, c, mem, data)
-		off := rapid.IntRange(0, len(data)-1).Draw(t, "off")
-		size := rapid.IntRange(1, len(data)-off).Draw(t, "size")
-		fresh := randomBytes(t, size)
-		err := v.Write(context.Background(), c.Logical+disk.Logical(off), fresh)
-		if c.profile.Parity > 0 {
-			if !errors.Is(err, errors.ErrUnsupported) {
-				t.Fatalf("write of a parity profile: %v", err)
+		ctx, buf := context.Background(), make([]byte, len(data))
+		write := func() {
+			for range rapid.IntRange(1, 5).Draw(t, "pieces") {
+				off := rapid.IntRange(0, len(data)/4096-1).Draw(t, "off") * 4096
+				size := rapid.IntRange(1, (len(data)-off)/4096).Draw(t, "size") * 4096
+				fresh := randomBytes(t, size)
+				if err := v.Write(ctx, c.Logical+disk.Logical(off), fresh); err != nil {
+					t.Fatal(err)
+				}
+				copy(data[off:], fresh)
+				if rapid.IntRange(0, 3).Draw(t, "sync") == 0 {
+					if err := v.Sync(); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		copy(data[off:], fresh)
-		buf := make([]byte, len(data))
-		if c.profile.Tolerated > 0 { // once more, to what is left of the array
-			v.devices[rapid.IntRange(0, n-1).Draw(t, "gone")].dev = nil
-			if err := v.Write(context.Background(), c.Logical, data); err != nil {
+			at := rapid.IntRange(0, len(data)-1).Draw(t, "at")
+			part := make([]byte, rapid.IntRange(1, len(data)-at).Draw(t, "part"))
+			if err := v.ReadMirror(ctx, c.Logical+disk.Logical(at), part, 1); err == nil && !bytes.Equal(part, data[at:at+len(part)]) {
+				t.Fatal("what was written is not what is read")
+			}
+			if err := v.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			if err := v.ReadData(context.Background(), c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
-				t.Fatalf("degraded read after the degraded write: %v", err)
+			if v.rows.count.Load() != 0 || len(v.rows.waiting)+len(v.rows.writing)+len(v.rows.order)+v.rows.bytes != 0 {
+				t.Fatal("something waits after Sync")
 			}
-			return
 		}
+		write()
+		for m := 1; m <= c.mirrors(); m++ {
+			if err := v.ReadMirror(ctx, c.Logical, buf, m); err != nil || !bytes.Equal(buf, data) {
+				t.Fatalf("mirror %d after the write: %v", m, err)
+			}
+		}
+		for _, d := range rapid.Permutation(v.devices).Draw(t, "gone")[:c.profile.Tolerated] {
+			d.dev = nil
+		}
+		write()
+		if err := v.ReadData(ctx, c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
+			t.Fatalf("degraded read after the degraded write: %v", err)
+		}
+	})
+}
+
+// Before parity is computed anew, damage of the other members is found and
+// mended: with the new parity every member can still be rebuilt. Without that
+// the write would make the damage final.
+func TestWriteMendsItsRow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		flags := rapid.SampledFrom([]disk.BlockGroupFlags{disk.BlockGroupRAID5, disk.BlockGroupRAID6}).Draw(t, "profile")
+		n := rapid.IntRange(disk.ProfileOf(flags).Parity+2, 6).Draw(t, "devices")
+		v, c, mem := arrayOf(flags, n, disk.StripeLen, Options{})
+		data := randomBytes(t, int(c.Length))
+		naiveFill(t, c, mem, data)
+		want := bytes.Clone(data)
+		v.SetCommitted(func(_ context.Context, l disk.Logical, buf []byte) error {
+			copy(buf, want[l-c.Logical:]) // as if by checksum, from another mirror
+			return nil
+		})
+		written := rapid.IntRange(0, len(data)/4096-1).Draw(t, "written")
+		spoiled := (written*4096 + rapid.IntRange(1, c.data-1).Draw(t, "spoiled")*disk.StripeLen) % len(data)
+		s := c.locate(uint64(spoiled), 1)
+		if _, err := mem[s.stripe].WriteAt([]byte{data[spoiled] ^ 1}, int64(s.phys)); err != nil {
+			t.Fatal(err)
+		}
+		fresh := randomBytes(t, 4096)
+		copy(data[written*4096:], fresh)
+		if err := v.Write(context.Background(), c.Logical+disk.Logical(written*4096), fresh); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, len(data))
 		for m := 1; m <= c.mirrors(); m++ {
 			if err := v.ReadMirror(context.Background(), c.Logical, buf, m); err != nil || !bytes.Equal(buf, data) {
 				t.Fatalf("mirror %d after the write: %v", m, err)
 			}
 		}
 	})
+}
+
+// Writers of one row, its readers and those who rebuild from it do not get in
+// each other's way: run with -race.
+func TestConcurrentRowWriters(t *testing.T) {
+	v, c, mem := arrayOf(disk.BlockGroupRAID5, 4, 4*disk.StripeLen, Options{})
+	data := make([]byte, c.Length)
+	naiveFill(t, c, mem, data)
+	ctx := context.Background()
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for w := range errs {
+		wg.Go(func() {
+			buf := make([]byte, 8192)
+			for at := w * 8192; at < len(data) && errs[w] == nil; at += len(errs) * 8192 {
+				if at == len(data)/2/8192*8192 {
+					errs[w] = errors.Join(errs[w], v.Sync())
+				}
+				part := data[at : at+8192]
+				for i := range part {
+					part[i] = byte(w + at>>13)
+				}
+				errs[w] = errors.Join(errs[w], v.Write(ctx, c.Logical+disk.Logical(at), part))
+				if err := v.ReadMirror(ctx, c.Logical+disk.Logical(at), buf, 1); err != nil || !bytes.Equal(buf, part) {
+					errs[w] = errors.Join(errs[w], err, errors.New("read differs from write"))
+				}
+				errs[w] = errors.Join(errs[w], v.ReadMirror(ctx, c.Logical+disk.Logical(at), buf, 2))
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(append(errs, v.Sync())...); err != nil {
+		t.Fatal(err)
+	}
+	for m := 1; m <= 2; m++ {
+		buf := make([]byte, len(data))
+		if err := v.ReadMirror(ctx, c.Logical, buf, m); err != nil || !bytes.Equal(buf, data) {
+			t.Fatalf("mirror %d: %v", m, err)
+		}
+	}
 }
 
 // A spoiled sector never comes back as good: the right bytes come, or an error

@@ -77,7 +77,29 @@ func (v *Volume) readSegment(ctx context.Context, c *chunk, off uint64, s segmen
 	if c.remapped {
 		return v.readFromStripeTree(ctx, c, off, s, buf)
 	}
+	if c.profile.Parity > 0 {
+		return v.readRow(ctx, c, off, s, buf)
+	}
 	return c.devs[s.stripe].read(ctx, buf, s.phys)
+}
+
+// readRow reads a piece of a data member of a row, and what waits of it. It
+// asks first what waits: that may be on the device a moment later, and what was
+// on the device before is not asked for.
+func (v *Volume) readRow(ctx context.Context, c *chunk, off uint64, s segment, buf []byte) error {
+	width := uint64(c.data) * disk.StripeLen
+	newer := v.rows.newer(rowKey{c.Logical, off / width}, int(off%width), len(buf))
+	if len(newer) == 1 && len(newer[0].data) == len(buf) {
+		copy(buf, newer[0].data)
+		return nil
+	}
+	if err := c.devs[s.stripe].read(ctx, buf, s.phys); err != nil {
+		return err
+	}
+	for _, o := range newer {
+		copy(buf[o.at:], o.data)
+	}
+	return nil
 }
 
 // readFirst fills buf, every segment from the mirror that is best for it, or

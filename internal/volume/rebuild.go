@@ -84,6 +84,11 @@ func (v *Volume) rebuild(ctx context.Context, c *chunk, off uint64, buf []byte, 
 	if err := r.avoid(&lost); err != nil {
 		return err
 	}
+	unlock, err := v.rows.lock(ctx, rowKey{c.Logical, r.nr})
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return r.solve(ctx, buf, &lost)
 }
 

@@ -35,6 +35,9 @@ type Volume struct {
 	events Events
 	repair bool
 
+	rows      rows      // parts of full stripes that wait
+	committed Committed // nil: nobody knows; set before anything is written
+
 	super    atomic.Pointer[disk.Superblock] // immutable once published
 	chunks   atomic.Pointer[chunkMap]        // immutable once published
 	stripes  atomic.Pointer[StripeLookup]    // raid-stripe-tree, nil: none
@@ -58,6 +61,7 @@ func Open(ctx context.Context, devs []blockdev.Device, o Options) (*Volume, erro
 		return nil, fmt.Errorf("superblock copy %d, want 0 to %d", o.SuperMirror, disk.SuperMirrorMax-1)
 	}
 	v := &Volume{events: o.Events, repair: o.Repair}
+	v.rows.init()
 	sb, members, err := v.readSupers(devs, o)
 	if err != nil {
 		return nil, err
@@ -96,6 +100,7 @@ type DeviceInfo struct {
 	Device  blockdev.Device  // nil if missing
 	Missing bool
 	Stale   bool // its superblock is older than the newest
+	Missed  bool // by more than one commit: it is not written
 	Seed    bool // belongs to a seed filesystem
 }
 
@@ -105,7 +110,7 @@ func (v *Volume) Devices() []DeviceInfo {
 	for i, d := range v.devices {
 		out[i] = DeviceInfo{
 			ID: d.id, Name: d.name, Item: d.item, Size: d.size, Super: d.super, Device: d.dev,
-			Missing: d.dev == nil, Stale: d.stale, Seed: d.seed,
+			Missing: d.dev == nil, Stale: d.stale, Missed: d.missed, Seed: d.seed,
 		}
 	}
 	return out

@@ -11,11 +11,13 @@ import (
 )
 
 // Write writes buf to every copy of l. The range may cross stripes but not
-// chunks. Members that are missing are left out as long as every byte reaches
-// at least one device; any other failure is an error, whatever was written.
-// Parity profiles are refused with an *UnsupportedError.
+// chunks. Members that are missing or missed commits are left out as long as
+// every byte reaches at least one device, or parity stands for it; any other
+// failure is an error, whatever was written. What goes to parity profiles may
+// wait in memory until Sync, and only Sync may say that it failed.
 //
-// REQUIRES: nobody reads or writes the same range at the same time.
+// REQUIRES: nobody reads or writes the same range at the same time. With parity
+// profiles the range is whole sectors.
 func (v *Volume) Write(ctx context.Context, l disk.Logical, buf []byte) error {
 	if len(v.readOnly) > 0 {
 		return fmt.Errorf("write logical %d: %w: %s", uint64(l), ErrReadOnly, v.readOnly[0])
@@ -24,11 +26,11 @@ func (v *Volume) Write(ctx context.Context, l disk.Logical, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	if c.profile.Parity > 0 {
-		return &UnsupportedError{Feature: "writing " + c.profile.Name}
-	}
 	if c.remapped {
 		return &UnsupportedError{Feature: "writing with the raid-stripe-tree"}
+	}
+	if c.profile.Parity > 0 {
+		return v.writeRows(ctx, c, off, buf)
 	}
 	for len(buf) > 0 {
 		n := min(c.locate(off, 1).n, uint64(len(buf)))
@@ -99,10 +101,16 @@ func (v *Volume) SetChunks(list []disk.ChunkMapping) error {
 // Sync returns when all that was written before is durable on every member.
 // The devices flush at the same time.
 func (v *Volume) Sync() error {
+	if err := v.flushRows(context.Background(), v.rows.takeAll()); err != nil {
+		return err
+	}
+	if err := v.rows.wait(); err != nil {
+		return err
+	}
 	errs := make([]error, len(v.devices))
 	var wg sync.WaitGroup
 	for i, d := range v.devices {
-		if d.dev == nil || d.seed {
+		if !d.writable() {
 			continue
 		}
 		wg.Go(func() {
@@ -128,7 +136,7 @@ func (v *Volume) WriteSuper(ctx context.Context, sb *disk.Superblock, items map[
 			return err
 		}
 		for _, d := range v.devices {
-			if d.dev == nil || d.seed {
+			if !d.writable() {
 				continue
 			}
 			item, ok := items[d.id]
