@@ -220,6 +220,7 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	must(t, err)
 	e, err := top.Edit()
 	must(t, err)
+	w := &ourSide{Editor: e, w: f.Writer()}
 	gen := opMaker{rnd: rnd}
 	last := f.Super().Generation
 	note := func() {
@@ -234,7 +235,7 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	for range 12 {
 		for range rnd.IntN(60) {
 			// What is refused is refused here as well.
-			if err := gen.next().onOurs(ctx, e); err != nil && f.Failed() != nil {
+			if err := gen.next().onOurs(ctx, w); err != nil && f.Failed() != nil {
 				t.Fatal(fmt.Errorf("workload: %w", err))
 			}
 			note() // snapshots commit by themselves

@@ -72,7 +72,8 @@ func TestDeviceFaults(t *testing.T) {
 		must(t, err)
 		e, err := top.Edit()
 		must(t, err)
-		gen := opMaker{rnd: rand.New(rand.NewPCG(7, 7))}
+		w := &ourSide{Editor: e, w: f.Writer()}
+	gen := opMaker{rnd: rand.New(rand.NewPCG(7, 7))}
 		last := f.Super().Generation
 		note := func() { // snapshots commit by themselves
 			if g := f.Super().Generation; g != last {
@@ -83,7 +84,7 @@ func TestDeviceFaults(t *testing.T) {
 		}
 		for range 6 {
 			for range 25 {
-				err := gen.next().onOurs(ctx, e)
+				err := gen.next().onOurs(ctx, w)
 				if cause := f.Failed(); cause != nil {
 					if _, err := top.Root(ctx); err != nil && !errors.Is(err, syscall.ESTALE) {
 						t.Errorf("after a fault the last commit cannot be read: %v", err)

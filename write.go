@@ -77,6 +77,9 @@ func (s *Subvolume) Edit() (*Editor, error) {
 	return &Editor{s.fs, s.ID()}, nil
 }
 
+// FS is the filesystem that is edited.
+func (e *Editor) FS() *FS { return e.fs }
+
 // Attr is what a new file is to be.
 type Attr struct {
 	Perm     fs.FileMode // permission bits, setuid, setgid and sticky
@@ -204,22 +207,30 @@ func (e *Editor) Remove(ctx context.Context, path string) error {
 	return pathError("remove", path, err)
 }
 
-// Rename moves a name; what has the new name is replaced as rename(2) says.
-// With noReplace that is an error.
-func (e *Editor) Rename(ctx context.Context, from, to string, noReplace bool) error {
+// RenameFlags are those of renameat2(2), with its values.
+type RenameFlags = fstree.RenameFlags
+
+// What Rename can be asked for.
+const (
+	RenameNoReplace = fstree.RenameNoReplace // the new name must not exist (EEXIST)
+	RenameExchange  = fstree.RenameExchange  // both names must exist, and swap what they name
+	RenameWhiteout  = fstree.RenameWhiteout  // the old name becomes a whiteout of user and group 0
+)
+
+// Rename moves a name; what has the new name is replaced as rename(2) says,
+// unless a flag says otherwise. Between subvolumes only subvolumes move
+// (EXDEV).
+func (e *Editor) Rename(ctx context.Context, from, to string, flags RenameFlags) error {
+	if err := flags.Check(); err != nil {
+		return pathError("rename", from, err)
+	}
 	a, err := e.name(ctx, from)
 	if err != nil {
 		return pathError("rename", from, err)
 	}
 	b, err := e.name(ctx, to)
-	switch {
-	case err != nil:
-	case a.Sub != b.Sub:
-		err = syscall.EXDEV
-	case !a.Exists():
-		err = syscall.ENOENT
-	default:
-		err = e.fs.w.Rename(ctx, a.Sub, a.Dir, a.Name, b.Dir, b.Name, noReplace)
+	if err == nil {
+		err = e.fs.w.Rename(ctx, fstree.RenameArgs{From: a.Entry(), To: b.Entry(), Flags: flags})
 	}
 	return pathError("rename", to, err)
 }

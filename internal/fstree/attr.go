@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"gobtrfs/disk"
@@ -134,6 +135,9 @@ func (e *edit) xattr(ctx context.Context, ino disk.ObjectID, k disk.Key, name st
 	}
 	if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
 		return item, false, nil, fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
+	}
+	if t := item.Mode & modeType; strings.HasPrefix(name, "user.") && t != modeReg && t != modeDir {
+		return item, false, nil, fmt.Errorf("attribute %q of a special file: %w", name, syscall.EPERM)
 	}
 	data, ok, err := e.t.Get(ctx, k)
 	for ok && len(data) > 0 {

@@ -19,6 +19,7 @@ type Attr struct {
 
 const (
 	modeSymlink = 0o120000
+	modeChar    = 0o020000
 	modeSetgid  = 0o2000
 )
 
@@ -140,7 +141,7 @@ func (w *Writer) Link(ctx context.Context, sub, dir disk.ObjectID, name []byte, 
 			return fmt.Errorf("inode %d is a directory: %w", uint64(ino), syscall.EPERM)
 		case item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
 			return fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
-		case item.Nlink == 0:
+		case item.Nlink == 0 && !w.holds.linkable(sub, ino):
 			return fmt.Errorf("inode %d was removed: %w", uint64(ino), syscall.ENOENT)
 		case item.Nlink >= maxNlink:
 			return fmt.Errorf("inode %d: %w", uint64(ino), syscall.EMLINK)
@@ -151,6 +152,11 @@ func (w *Writer) Link(ctx context.Context, sub, dir disk.ObjectID, name []byte, 
 		index, err := e.newIndex(ctx, dir)
 		if err != nil {
 			return err
+		}
+		if item.Nlink == 0 { // made by Tmpfile
+			if err := e.t.Delete(ctx, orphanKey(ino)); err != nil {
+				return err
+			}
 		}
 		item.Nlink++
 		item.Ctime = e.now

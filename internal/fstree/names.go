@@ -50,6 +50,9 @@ func (e *edit) lookup(ctx context.Context, dir disk.ObjectID, name []byte) (disk
 
 // dirToChange reads a directory into which or from which a name goes.
 func (e *edit) dirToChange(ctx context.Context, dir disk.ObjectID) (disk.InodeItem, error) {
+	if dir == disk.EmptySubvolDir {
+		return disk.InodeItem{}, fmt.Errorf("the directory stands for a subvolume that is not here: %w", syscall.EPERM)
+	}
 	item, err := e.inode(ctx, dir)
 	if err != nil {
 		return item, err

@@ -16,13 +16,14 @@ func (w *Writer) Unlink(ctx context.Context, sub, dir disk.ObjectID, name []byte
 	return w.remove(ctx, sub, dir, name, false)
 }
 
-// Rmdir removes an empty directory.
+// Rmdir removes an empty directory, also one that is the top of a subvolume or
+// that stands for one.
 func (w *Writer) Rmdir(ctx context.Context, sub, dir disk.ObjectID, name []byte) error {
 	return w.remove(ctx, sub, dir, name, true)
 }
 
 func (w *Writer) remove(ctx context.Context, sub, dir disk.ObjectID, name []byte, directory bool) error {
-	var rest disk.ObjectID
+	var rest, volume disk.ObjectID
 	err := w.do(ctx, sub, itemsRemove, space.ClassSteal, func(ctx context.Context, e *edit) error {
 		parent, err := e.dirToChange(ctx, dir)
 		if err != nil {
@@ -34,23 +35,88 @@ func (w *Writer) remove(ctx context.Context, sub, dir disk.ObjectID, name []byte
 			return err
 		case !ok:
 			return fmt.Errorf("%q: %w", name, syscall.ENOENT)
-		case d.Location.Type != disk.KeyInodeItem && directory:
-			return fmt.Errorf("%q is a subvolume: %w", name, syscall.ENOTEMPTY)
-		case d.Location.Type != disk.KeyInodeItem || !directory && d.Type == disk.FtDir:
-			return fmt.Errorf("%q: %w", name, syscall.EISDIR)
-		case directory && d.Type != disk.FtDir:
-			return fmt.Errorf("%q: %w", name, syscall.ENOTDIR)
+		case parent.Flags&disk.InodeAppend != 0:
+			return fmt.Errorf("directory %d may only be appended to: %w", uint64(dir), syscall.EPERM)
 		}
-		rest, err = e.unlink(ctx, dir, &parent, d)
-		if err != nil {
+		if rest, volume, err = e.removeName(ctx, dir, &parent, d, directory); err != nil {
 			return err
 		}
 		return e.putInode(ctx, dir, &parent)
 	})
-	if err != nil || rest == 0 {
+	switch {
+	case err != nil:
 		return err
+	case volume != 0:
+		return w.dropUnheld(ctx, volume)
+	case rest != 0:
+		return w.Evict(ctx, sub, rest)
 	}
-	return w.Evict(ctx, sub, rest)
+	return nil
+}
+
+// removeName takes away what has a name. An inode that comes back is to be
+// evicted, a subvolume to be dropped.
+func (e *edit) removeName(ctx context.Context, dir disk.ObjectID, parent *disk.InodeItem, d disk.DirItem, directory bool) (rest, volume disk.ObjectID, err error) {
+	isVolume, isStub := d.Location.Type != disk.KeyInodeItem, false
+	top := e
+	ino := d.Location.ObjectID
+	if isVolume {
+		if isStub, err = e.isStub(ctx, d.Location.ObjectID); err != nil {
+			return 0, 0, err
+		}
+		if !isStub {
+			if top, err = e.w.edit(ctx, d.Location.ObjectID); err != nil {
+				return 0, 0, err
+			}
+			ino = disk.RootDirObjectID
+		}
+	}
+	var item disk.InodeItem
+	if !isStub {
+		if item, err = top.inode(ctx, ino); err != nil {
+			return 0, 0, err
+		}
+	}
+	switch {
+	case item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+		err = fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
+	case directory && d.Type != disk.FtDir:
+		err = fmt.Errorf("%q: %w", d.Name, syscall.ENOTDIR)
+	case !directory && d.Type == disk.FtDir:
+		err = fmt.Errorf("%q: %w", d.Name, syscall.EISDIR)
+	case isVolume && item.Size > 0:
+		err = fmt.Errorf("%q is a subvolume that is not empty: %w", d.Name, syscall.ENOTEMPTY)
+	case isStub:
+		err = e.unlinkStub(ctx, dir, parent, d.Name)
+	case isVolume:
+		volume = d.Location.ObjectID
+		err = e.unlinkSubvol(ctx, dir, parent, d.Name, volume)
+	default:
+		rest, err = e.unlink(ctx, dir, parent, d)
+	}
+	return rest, volume, err
+}
+
+// unlinkStub takes the name of a subvolume away that is not here: only the
+// entries know it.
+func (e *edit) unlinkStub(ctx context.Context, dir disk.ObjectID, parent *disk.InodeItem, name []byte) error {
+	for k := (disk.Key{ObjectID: dir, Type: disk.KeyDirIndex}); ; k = k.Next() {
+		it, ok, err := e.t.Ceil(ctx, k)
+		if err != nil {
+			return err
+		}
+		if !ok || it.Key.ObjectID != dir || it.Key.Type != disk.KeyDirIndex {
+			return e.corrupt(dirItemKey(dir, name), fmt.Errorf("%w: no index of %q", disk.ErrFormat, name))
+		}
+		k = it.Key
+		d, _, err := disk.ParseDirItem(it.Data)
+		if err != nil {
+			return e.corrupt(k, err)
+		}
+		if string(d.Name) == string(name) {
+			return e.removeEntry(ctx, dir, parent, name, k.Offset)
+		}
+	}
 }
 
 // unlink takes a name away. If that was the inode's last, it goes too, as far
@@ -93,6 +159,9 @@ func (e *edit) unlink(ctx context.Context, dir disk.ObjectID, parent *disk.Inode
 		return 0, err
 	}
 	delete(e.w.nextIndex, dirKey{e.t.ID(), ino})
+	if e.w.holds.has(e.t.ID(), ino) {
+		return 0, e.t.Insert(ctx, orphanKey(ino), nil) // Release evicts it
+	}
 	done, err := e.evict(ctx, ino)
 	if err != nil || done {
 		return 0, err

@@ -9,16 +9,59 @@ import (
 	"gobtrfs/internal/space"
 )
 
-// Rename moves a name to another place in the same subvolume. What had the new
-// name is replaced, as rename(2) says, or with noReplace is an error (EEXIST).
-func (w *Writer) Rename(ctx context.Context, sub, dir disk.ObjectID, name []byte, toDir disk.ObjectID, toName []byte, noReplace bool) error {
-	if err := checkName(toName); err != nil {
+// Entry is a name in a directory of a subvolume.
+type Entry struct {
+	Sub, Dir disk.ObjectID
+	Name     []byte
+}
+
+// RenameFlags are those of renameat2(2), with its values.
+type RenameFlags uint32
+
+// What renameat2(2) can be asked for.
+const (
+	RenameNoReplace RenameFlags = 1 << iota // the new name must not exist (EEXIST)
+	RenameExchange                          // both names must exist, and swap what they name
+	RenameWhiteout                          // the old name becomes a whiteout: a character device 0:0
+)
+
+// Check refuses flags that rename(2) does not know, or not together (EINVAL).
+func (f RenameFlags) Check() error {
+	const known = RenameNoReplace | RenameExchange | RenameWhiteout
+	if f&^known != 0 || f&RenameExchange != 0 && f != RenameExchange {
+		return fmt.Errorf("rename flags %#x: %w", uint32(f), syscall.EINVAL)
+	}
+	return nil
+}
+
+// RenameArgs is what Rename needs to know.
+type RenameArgs struct {
+	From, To Entry
+	Flags    RenameFlags
+	UID, GID uint32 // who owns the whiteout
+}
+
+// Rename moves a name to another place. What had the new name is replaced, as
+// rename(2) says, unless a flag says otherwise. Between subvolumes only the
+// names of subvolumes move (EXDEV).
+func (w *Writer) Rename(ctx context.Context, a RenameArgs) error {
+	if err := a.Flags.Check(); err != nil {
+		return err
+	}
+	if err := checkName(a.To.Name); err != nil {
 		return err
 	}
 	var rest disk.ObjectID
-	err := w.do(ctx, sub, itemsName*2+itemsRemove, space.ClassNormal, func(ctx context.Context, e *edit) error {
-		m := move{e: e, dir: dir, name: name, toDir: toDir, toName: toName}
-		err := m.check(ctx, noReplace)
+	err := w.do(ctx, a.From.Sub, itemsName*3+itemsRemove, space.ClassNormal, func(ctx context.Context, e *edit) error {
+		m := move{from: side{edit: e, dir: a.From.Dir, name: a.From.Name}, to: side{edit: e, dir: a.To.Dir, name: a.To.Name}, args: &a}
+		if a.To.Sub != a.From.Sub {
+			to, err := w.editable(ctx, a.To.Sub)
+			if err != nil {
+				return err
+			}
+			m.to.edit = to
+		}
+		err := m.check(ctx)
 		if err != nil || m.same {
 			return err
 		}
@@ -28,103 +71,182 @@ func (w *Writer) Rename(ctx context.Context, sub, dir disk.ObjectID, name []byte
 	if err != nil || rest == 0 {
 		return err
 	}
-	return w.Evict(ctx, sub, rest)
+	return w.Evict(ctx, a.To.Sub, rest)
+}
+
+// side is one of the two names of a rename.
+type side struct {
+	*edit
+	dir    disk.ObjectID
+	name   []byte
+	parent *disk.InodeItem // the directory's inode; one and the same for both sides if the directory is
+	what   disk.DirItem    // what has the name
+	exists bool
+	stub   bool   // what has the name stands for a subvolume that is not here
+	index  uint64 // of the entry that addName makes
+}
+
+// isSubvol says whether the name is that of a subvolume, or of a stub of one.
+func (s *side) isSubvol() bool { return s.exists && s.what.Location.Type != disk.KeyInodeItem }
+
+func (s *side) isDir() bool { return s.what.Type == disk.FtDir }
+
+// object is the inode that has the name, and its subvolume.
+func (s *side) object() (sub, ino disk.ObjectID) {
+	if s.isSubvol() {
+		return s.what.Location.ObjectID, disk.RootDirObjectID
+	}
+	return s.t.ID(), s.what.Location.ObjectID
+}
+
+// read looks up the name.
+func (s *side) read(ctx context.Context) (err error) {
+	if s.what, s.exists, err = s.lookup(ctx, s.dir, s.name); err == nil && s.isSubvol() {
+		s.stub, err = s.isStub(ctx, s.what.Location.ObjectID)
+	}
+	return err
+}
+
+// mayMove fails if the inode that has the name must keep it.
+func (s *side) mayMove(ctx context.Context) error {
+	e := s.edit
+	if s.stub {
+		return nil
+	}
+	if s.isSubvol() {
+		top, err := s.w.edit(ctx, s.what.Location.ObjectID)
+		if err != nil {
+			return err
+		}
+		e = top
+	}
+	_, ino := s.object()
+	item, err := e.inode(ctx, ino)
+	switch {
+	case err != nil:
+		return err
+	case s.parent.Flags&disk.InodeAppend != 0:
+		return fmt.Errorf("directory %d may only be appended to: %w", uint64(s.dir), syscall.EPERM)
+	case item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+		return fmt.Errorf("%q is immutable: %w", s.name, syscall.EPERM)
+	}
+	return nil
 }
 
 // move is a rename.
 type move struct {
-	e      *edit
-	dir    disk.ObjectID
-	name   []byte
-	toDir  disk.ObjectID
-	toName []byte
-
-	from, to *disk.InodeItem // the directories' inodes; one and the same if the directory is
-	what     disk.DirItem
-	over     disk.DirItem // what has the new name
-	replaces bool
+	from, to side
+	args     *RenameArgs
 	same     bool // both names are of one inode: nothing to do
 }
 
+func (m *move) exchange() bool { return m.args.Flags&RenameExchange != 0 }
+
 // check reads everything and refuses what must not be, before any change.
-func (m *move) check(ctx context.Context, noReplace bool) error {
-	e := m.e
-	from, err := e.dirToChange(ctx, m.dir)
+func (m *move) check(ctx context.Context) error {
+	from, err := m.from.dirToChange(ctx, m.from.dir)
 	if err != nil {
 		return err
 	}
-	m.from, m.to = &from, &from
-	if m.toDir != m.dir {
-		to, err := e.dirToChange(ctx, m.toDir)
+	m.from.parent, m.to.parent = &from, &from
+	sameDir := m.from.t.ID() == m.to.t.ID() && m.from.dir == m.to.dir
+	if !sameDir {
+		to, err := m.to.dirToChange(ctx, m.to.dir)
 		if err != nil {
 			return err
 		}
-		m.to = &to
+		m.to.parent = &to
 	}
-	var ok bool
-	if m.what, ok, err = e.lookup(ctx, m.dir, m.name); err != nil {
-		return err
-	} else if !ok {
-		return fmt.Errorf("%q: %w", m.name, syscall.ENOENT)
-	}
-	if m.over, m.replaces, err = e.lookup(ctx, m.toDir, m.toName); err != nil {
+	if err := m.from.read(ctx); err != nil {
 		return err
 	}
-	if m.replaces {
-		if noReplace {
-			return fmt.Errorf("%q: %w", m.toName, syscall.EEXIST)
-		}
-	}
-	if err := m.checkLoop(ctx); err != nil {
+	if err := m.to.read(ctx); err != nil {
 		return err
 	}
-	if m.replaces {
-		if m.same = m.over.Location == m.what.Location; m.same {
-			return nil
-		}
-		if err := m.checkOver(ctx); err != nil {
+	switch {
+	case !m.from.exists:
+		return fmt.Errorf("%q: %w", m.from.name, syscall.ENOENT)
+	case m.to.exists && m.args.Flags&RenameNoReplace != 0:
+		return fmt.Errorf("%q: %w", m.to.name, syscall.EEXIST)
+	case !m.to.exists && m.exchange():
+		return fmt.Errorf("%q: %w", m.to.name, syscall.ENOENT)
+	}
+	if !sameDir {
+		if err := m.checkLoop(ctx); err != nil {
 			return err
 		}
-	} else if err := e.roomForEntry(ctx, m.toDir, m.toName); err != nil {
-		return err
 	}
-	if m.what.Location.Type != disk.KeyInodeItem {
-		_, err := e.rootRef(ctx, m.what.Location.ObjectID)
-		return err
-	}
-	item, err := e.inode(ctx, m.what.Location.ObjectID)
-	if err != nil {
-		return err
-	}
-	if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
-		return fmt.Errorf("%q is immutable: %w", m.name, syscall.EPERM)
-	}
-	return e.roomForRef(ctx, m.what.Location.ObjectID, m.toDir, m.toName)
-}
-
-// checkOver says whether what has the new name may go.
-func (m *move) checkOver(ctx context.Context) error {
-	switch {
-	case m.over.Location.Type != disk.KeyInodeItem:
-		return fmt.Errorf("%q is a subvolume: %w", m.toName, syscall.ENOTEMPTY)
-	case m.what.Type == disk.FtDir && m.over.Type != disk.FtDir:
-		return fmt.Errorf("%q: %w", m.toName, syscall.ENOTDIR)
-	case m.what.Type != disk.FtDir && m.over.Type == disk.FtDir:
-		return fmt.Errorf("%q: %w", m.toName, syscall.EISDIR)
-	}
-	item, err := m.e.inode(ctx, m.over.Location.ObjectID)
-	if err != nil {
-		return err
-	}
-	if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
-		return fmt.Errorf("%q is immutable: %w", m.toName, syscall.EPERM)
-	}
-	if m.over.Type != disk.FtDir {
+	if m.same = m.to.exists && m.from.t.ID() == m.to.t.ID() && m.from.what.Location == m.to.what.Location; m.same {
 		return nil
 	}
-	empty, err := m.e.isEmpty(ctx, m.over.Location.ObjectID)
+	if err := m.from.mayMove(ctx); err != nil {
+		return err
+	}
+	if m.to.exists {
+		err = m.checkOver(ctx)
+	}
+	if err == nil {
+		err = m.checkSubvols()
+	}
+	if err == nil {
+		err = m.checkRoom(ctx)
+	}
+	return err
+}
+
+// checkSubvols refuses to move between subvolumes, and to replace one.
+func (m *move) checkSubvols() error {
+	across := m.from.t.ID() != m.to.t.ID()
+	switch {
+	case across && (!m.from.isSubvol() || m.from.stub || m.exchange() && (!m.to.isSubvol() || m.to.stub)):
+		return fmt.Errorf("from subvolume %d to %d: %w", uint64(m.from.t.ID()), uint64(m.to.t.ID()), syscall.EXDEV)
+	case m.from.stub || m.to.stub && m.exchange():
+		return fmt.Errorf("%q stands for a subvolume that is not here: %w", m.from.name, syscall.ENOTEMPTY)
+	case m.to.isSubvol() && !m.to.stub && !m.exchange():
+		return fmt.Errorf("%q is a subvolume: %w", m.to.name, syscall.ENOTEMPTY)
+	}
+	return nil
+}
+
+// checkRoom fails if an item that grows has no room.
+func (m *move) checkRoom(ctx context.Context) error {
+	if !m.to.exists {
+		if err := m.to.roomForEntry(ctx, m.to.dir, m.to.name); err != nil {
+			return err
+		}
+	}
+	if !m.from.isSubvol() {
+		if err := m.from.roomForRef(ctx, m.from.what.Location.ObjectID, m.to.dir, m.to.name); err != nil {
+			return err
+		}
+	}
+	if m.exchange() && !m.to.isSubvol() {
+		return m.to.roomForRef(ctx, m.to.what.Location.ObjectID, m.from.dir, m.from.name)
+	}
+	return nil
+}
+
+// checkOver says whether what has the new name may go, or may swap.
+func (m *move) checkOver(ctx context.Context) error {
+	if m.exchange() {
+		return m.to.mayMove(ctx)
+	}
+	if !m.to.isSubvol() {
+		if err := m.to.mayMove(ctx); err != nil {
+			return err
+		}
+	}
+	switch {
+	case m.from.isDir() && !m.to.isDir():
+		return fmt.Errorf("%q: %w", m.to.name, syscall.ENOTDIR)
+	case !m.from.isDir() && m.to.isDir():
+		return fmt.Errorf("%q: %w", m.to.name, syscall.EISDIR)
+	case m.to.isSubvol() || !m.to.isDir():
+		return nil
+	}
+	empty, err := m.to.isEmpty(ctx, m.to.what.Location.ObjectID)
 	if err == nil && !empty {
-		return fmt.Errorf("%q: %w", m.toName, syscall.ENOTEMPTY)
+		return fmt.Errorf("%q: %w", m.to.name, syscall.ENOTEMPTY)
 	}
 	return err
 }
@@ -132,40 +254,61 @@ func (m *move) checkOver(ctx context.Context) error {
 // checkLoop fails if a directory would be moved into itself, or onto one that
 // it is in.
 func (m *move) checkLoop(ctx context.Context) error {
-	if m.dir == m.toDir {
-		return nil
-	}
-	if m.what.Type == disk.FtDir && m.what.Location.Type == disk.KeyInodeItem {
-		if in, err := m.inside(ctx, m.toDir, m.what.Location.ObjectID); err != nil {
+	if m.from.isDir() && !m.from.stub {
+		sub, ino := m.from.object()
+		if in, err := m.from.w.inside(ctx, m.to.t.ID(), m.to.dir, sub, ino); err != nil {
 			return err
 		} else if in {
-			return fmt.Errorf("%q would be inside itself: %w", m.name, syscall.EINVAL)
+			return fmt.Errorf("%q would be inside itself: %w", m.from.name, syscall.EINVAL)
 		}
 	}
-	if m.replaces && m.over.Type == disk.FtDir && m.over.Location.Type == disk.KeyInodeItem {
-		if in, err := m.inside(ctx, m.dir, m.over.Location.ObjectID); err != nil {
+	if m.to.exists && m.to.isDir() && !m.to.stub {
+		sub, ino := m.to.object()
+		if in, err := m.from.w.inside(ctx, m.from.t.ID(), m.from.dir, sub, ino); err != nil {
 			return err
+		} else if in && m.exchange() {
+			return fmt.Errorf("%q would be inside itself: %w", m.to.name, syscall.EINVAL)
 		} else if in {
-			return fmt.Errorf("%q: %w", m.toName, syscall.ENOTEMPTY)
+			return fmt.Errorf("%q: %w", m.to.name, syscall.ENOTEMPTY)
 		}
 	}
 	return nil
 }
 
-// inside says whether directory at is what or somewhere below it.
-func (m *move) inside(ctx context.Context, at, what disk.ObjectID) (bool, error) {
+// inside says whether directory dir of subvolume sub is another one or
+// somewhere below it, also through the names of subvolumes.
+func (w *Writer) inside(ctx context.Context, sub, dir, otherSub, other disk.ObjectID) (bool, error) {
 	for range maxDepth {
-		if at == what || at == disk.RootDirObjectID {
-			return at == what, nil
+		if sub == otherSub && dir == other {
+			return true, nil
 		}
-		it, ok, err := m.e.t.Ceil(ctx, disk.Key{ObjectID: at, Type: disk.KeyInodeRef})
+		if dir == disk.RootDirObjectID {
+			it, ok, err := w.tx.RootTree().Ceil(ctx, disk.Key{ObjectID: sub, Type: disk.KeyRootBackref})
+			if err != nil {
+				return false, err
+			}
+			if !ok || it.Key.ObjectID != sub || it.Key.Type != disk.KeyRootBackref {
+				return false, nil // the top level
+			}
+			ref, err := disk.ParseRootRef(it.Data)
+			if err != nil {
+				return false, w.base.corrupt(disk.TreeRoot, it.Key, err)
+			}
+			sub, dir = disk.ObjectID(it.Key.Offset), ref.DirID
+			continue
+		}
+		e, err := w.edit(ctx, sub)
 		if err != nil {
 			return false, err
 		}
-		if !ok || it.Key.ObjectID != at || it.Key.Type != disk.KeyInodeRef {
-			return false, m.e.corrupt(inodeKey(at), fmt.Errorf("%w: directory without a name", disk.ErrFormat))
+		it, ok, err := e.t.Ceil(ctx, disk.Key{ObjectID: dir, Type: disk.KeyInodeRef})
+		if err != nil {
+			return false, err
 		}
-		at = disk.ObjectID(it.Key.Offset)
+		if !ok || it.Key.ObjectID != dir || it.Key.Type != disk.KeyInodeRef {
+			return false, e.corrupt(inodeKey(dir), fmt.Errorf("%w: directory without a name", disk.ErrFormat))
+		}
+		dir = disk.ObjectID(it.Key.Offset)
 	}
 	return false, syscall.ELOOP
 }
@@ -176,56 +319,96 @@ const maxDepth = 1 << 16
 
 // run makes the change; the result is an inode to evict, 0 for none.
 func (m *move) run(ctx context.Context) (rest disk.ObjectID, err error) {
-	e := m.e
-	if m.replaces {
-		if rest, err = e.unlink(ctx, m.toDir, m.to, m.over); err != nil {
+	if m.to.exists && !m.exchange() {
+		if m.to.stub {
+			err = m.to.unlinkStub(ctx, m.to.dir, m.to.parent, m.to.name)
+		} else {
+			rest, err = m.to.unlink(ctx, m.to.dir, m.to.parent, m.to.what)
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
-	index, err := e.newIndex(ctx, m.toDir)
-	if err != nil {
+	if err := m.from.moveTo(ctx, &m.to); err != nil {
 		return 0, err
+	}
+	if m.exchange() {
+		if err := m.to.moveTo(ctx, &m.from); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.to.addName(ctx, &m.from.what); err != nil {
+		return 0, err
+	}
+	if m.exchange() {
+		if err := m.from.addName(ctx, &m.to.what); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.from.putInode(ctx, m.from.dir, m.from.parent); err != nil {
+		return 0, err
+	}
+	if m.from.parent != m.to.parent {
+		if err := m.to.putInode(ctx, m.to.dir, m.to.parent); err != nil {
+			return 0, err
+		}
+	}
+	if m.args.Flags&RenameWhiteout != 0 {
+		_, err = m.from.create(ctx, m.from.dir, m.from.name, Attr{Mode: modeChar, UID: m.args.UID, GID: m.args.GID})
+	}
+	return rest, err
+}
+
+// moveTo takes the name away from its directory, and has what it names know
+// the name of the other side instead. The entry there is for addName to make.
+func (s *side) moveTo(ctx context.Context, to *side) (err error) {
+	if to.index, err = to.newIndex(ctx, to.dir); err != nil {
+		return err
 	}
 	var old uint64
-	if m.what.Location.Type == disk.KeyInodeItem {
-		old, err = m.moveRef(ctx, index)
+	if s.isSubvol() {
+		old, err = s.moveRootRef(ctx, s.what.Location.ObjectID, to)
 	} else {
-		old, err = e.moveRootRef(ctx, m.what.Location.ObjectID, m.toDir, m.toName, index)
+		old, err = s.moveRef(ctx, to)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if err := e.removeEntry(ctx, m.dir, m.from, m.name, old); err != nil {
-		return 0, err
-	}
-	if err := e.addEntry(ctx, m.toDir, m.to, m.toName, m.what.Location, m.what.Type, index); err != nil {
-		return 0, err
-	}
-	if err := e.putInode(ctx, m.dir, m.from); err != nil || m.dir == m.toDir {
-		return rest, err
-	}
-	return rest, e.putInode(ctx, m.toDir, m.to)
+	return s.removeEntry(ctx, s.dir, s.parent, s.name, old)
+}
+
+// addName enters what the other side named under this name.
+func (s *side) addName(ctx context.Context, what *disk.DirItem) error {
+	return s.addEntry(ctx, s.dir, s.parent, s.name, what.Location, what.Type, s.index)
 }
 
 // moveRef renames in the inode; the result is the old index.
-func (m *move) moveRef(ctx context.Context, index uint64) (old uint64, err error) {
-	ino := m.what.Location.ObjectID
-	k, old, err := m.e.findRef(ctx, ino, m.dir, m.name)
+func (s *side) moveRef(ctx context.Context, to *side) (old uint64, err error) {
+	ino := s.what.Location.ObjectID
+	k, old, err := s.findRef(ctx, ino, s.dir, s.name)
 	if err != nil {
 		return 0, err
 	}
-	if err := m.e.removeRef(ctx, k, m.dir, m.name); err != nil {
+	if err := s.removeRef(ctx, k, s.dir, s.name); err != nil {
 		return 0, err
 	}
-	if err := m.e.addRef(ctx, ino, m.toDir, m.toName, index); err != nil {
+	if err := s.addRef(ctx, ino, to.dir, to.name, to.index); err != nil {
 		return 0, err
 	}
-	item, err := m.e.inode(ctx, ino)
+	item, err := s.inode(ctx, ino)
 	if err != nil {
 		return 0, err
 	}
-	item.Ctime = m.e.now
-	return old, m.e.putInode(ctx, ino, &item)
+	item.Ctime = s.now
+	return old, s.putInode(ctx, ino, &item)
+}
+
+// isStub says whether the entry of a subvolume in this one only stands for it:
+// a snapshot took the entry along, not the subvolume.
+func (e *edit) isStub(ctx context.Context, id disk.ObjectID) (bool, error) {
+	down, _ := rootRefKeys(e.t.ID(), id)
+	_, ok, err := e.w.tx.RootTree().Get(ctx, down)
+	return !ok, err
 }
 
 // rootRef is what the root tree says of a subvolume's name in this one.
@@ -236,8 +419,7 @@ func (e *edit) rootRef(ctx context.Context, id disk.ObjectID) (disk.RootRef, err
 		return disk.RootRef{}, err
 	}
 	if !ok {
-		// A stub: a snapshot took the entry along, not the subvolume.
-		return disk.RootRef{}, fmt.Errorf("subvolume %d is not here: %w", uint64(id), syscall.EPERM)
+		return disk.RootRef{}, fmt.Errorf("subvolume %d is not here: %w", uint64(id), syscall.EINVAL)
 	}
 	ref, err := disk.ParseRootRef(data)
 	if err != nil {
@@ -248,16 +430,24 @@ func (e *edit) rootRef(ctx context.Context, id disk.ObjectID) (disk.RootRef, err
 
 // moveRootRef renames a subvolume in the root tree; the result is the old
 // index.
-func (e *edit) moveRootRef(ctx context.Context, id, toDir disk.ObjectID, toName []byte, index uint64) (uint64, error) {
-	old, err := e.rootRef(ctx, id)
+func (s *side) moveRootRef(ctx context.Context, id disk.ObjectID, to *side) (uint64, error) {
+	old, err := s.rootRef(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	ref := disk.RootRef{DirID: toDir, Sequence: index, Name: toName}
-	b := ref.Append(nil)
-	root := e.w.tx.RootTree()
-	if err := root.Update(ctx, disk.Key{ObjectID: e.t.ID(), Type: disk.KeyRootRef, Offset: uint64(id)}, b); err != nil {
+	ref := disk.RootRef{DirID: to.dir, Sequence: to.index, Name: to.name}
+	root := s.w.tx.RootTree()
+	down, up := rootRefKeys(s.t.ID(), id)
+	if err := root.Delete(ctx, down); err != nil {
 		return 0, err
 	}
-	return old.Sequence, root.Update(ctx, disk.Key{ObjectID: id, Type: disk.KeyRootBackref, Offset: uint64(e.t.ID())}, b)
+	if err := root.Delete(ctx, up); err != nil {
+		return 0, err
+	}
+	s.touchRoot()
+	down, up = rootRefKeys(to.t.ID(), id)
+	if err := root.Insert(ctx, down, ref.Append(nil)); err != nil {
+		return 0, err
+	}
+	return old.Sequence, root.Insert(ctx, up, ref.Append(nil))
 }

@@ -20,10 +20,16 @@ type Place struct {
 	Ino   disk.ObjectID
 	Type  uint8 // disk.FtRegFile …
 	Child disk.ObjectID
+	// Stub: an empty directory stands for a subvolume that a snapshot did not
+	// take along. Ino is disk.EmptySubvolDir, which is no inode.
+	Stub bool
 }
 
 // Exists says whether something has the name.
 func (p *Place) Exists() bool { return p.Ino != 0 }
+
+// Entry is the name, which need not exist.
+func (p *Place) Entry() Entry { return Entry{Sub: p.Sub, Dir: p.Dir, Name: p.Name} }
 
 // Target is the inode that the path leads to, and its subvolume.
 func (p *Place) Target() (sub, ino disk.ObjectID) {
@@ -72,9 +78,14 @@ func (w *Writer) step(ctx context.Context, e *edit, p *Place, name []byte) (*edi
 		}
 		dir = disk.RootDirObjectID
 	}
-	d, ok, err := e.lookup(ctx, dir, name)
-	if err != nil {
-		return nil, err
+	stub := p.Stub
+	var d disk.DirItem
+	var ok bool
+	if !stub {
+		var err error
+		if d, ok, err = e.lookup(ctx, dir, name); err != nil {
+			return nil, err
+		}
 	}
 	*p = Place{Sub: e.t.ID(), Dir: dir, Name: name}
 	if !ok {
@@ -82,10 +93,15 @@ func (w *Writer) step(ctx context.Context, e *edit, p *Place, name []byte) (*edi
 	}
 	p.Type, p.Ino = d.Type, d.Location.ObjectID
 	if d.Location.Type == disk.KeyRootItem {
-		if _, err := e.rootRef(ctx, d.Location.ObjectID); err != nil {
+		stub, err := e.isStub(ctx, d.Location.ObjectID)
+		if err != nil {
 			return nil, err
 		}
-		p.Ino, p.Child = disk.RootDirObjectID, d.Location.ObjectID
+		if p.Stub = stub; stub {
+			p.Ino = disk.EmptySubvolDir
+		} else {
+			p.Ino, p.Child = disk.RootDirObjectID, d.Location.ObjectID
+		}
 	}
 	return e, nil
 }

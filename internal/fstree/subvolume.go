@@ -225,18 +225,21 @@ func (w *Writer) DeleteSubvol(ctx context.Context, sub, dir disk.ObjectID, name 
 			return fmt.Errorf("%q is no subvolume: %w", name, syscall.EINVAL)
 		}
 		id = d.Location.ObjectID
-		ref, err := e.rootRef(ctx, id)
-		if err != nil {
+		if err := e.unlinkSubvol(ctx, dir, &parent, name, id); err != nil {
 			return err
 		}
-		t, err := w.mayDelete(ctx, id)
-		if err != nil {
-			return err
-		}
-		return e.unnameSubvol(ctx, dir, &parent, name, ref.Sequence, t)
+		return e.putInode(ctx, dir, &parent)
 	})
 	if err != nil {
 		return err
+	}
+	return w.dropUnheld(ctx, id)
+}
+
+// dropUnheld drops a subvolume that was deleted, now or with its last handle.
+func (w *Writer) dropUnheld(ctx context.Context, id disk.ObjectID) error {
+	if w.holds.deferDrop(id) {
+		return nil
 	}
 	return w.dropSubvol(ctx, id)
 }
@@ -247,13 +250,6 @@ func (w *Writer) mayDelete(ctx context.Context, id disk.ObjectID) (*txn.Tree, er
 	if err != nil {
 		return nil, err
 	}
-	it, ok, err := w.tx.RootTree().Ceil(ctx, disk.Key{ObjectID: id, Type: disk.KeyRootRef})
-	if err != nil {
-		return nil, err
-	}
-	if ok && it.Key.ObjectID == id && it.Key.Type == disk.KeyRootRef {
-		return nil, fmt.Errorf("subvolume %d holds subvolume %d: %w", uint64(id), it.Key.Offset, syscall.ENOTEMPTY)
-	}
 	s, err := w.running(ctx)
 	if err != nil {
 		return nil, err
@@ -263,6 +259,13 @@ func (w *Writer) mayDelete(ctx context.Context, id disk.ObjectID) (*txn.Tree, er
 	} else if def == id {
 		return nil, fmt.Errorf("subvolume %d is the default: %w", uint64(id), syscall.EPERM)
 	}
+	it, ok, err := w.tx.RootTree().Ceil(ctx, disk.Key{ObjectID: id, Type: disk.KeyRootRef})
+	if err != nil {
+		return nil, err
+	}
+	if ok && it.Key.ObjectID == id && it.Key.Type == disk.KeyRootRef {
+		return nil, fmt.Errorf("subvolume %d holds subvolume %d: %w", uint64(id), it.Key.Offset, syscall.ENOTEMPTY)
+	}
 	return t, nil
 }
 
@@ -270,13 +273,19 @@ func rootOrphanKey(id disk.ObjectID) disk.Key {
 	return disk.Key{ObjectID: disk.OrphanObjectID, Type: disk.KeyOrphanItem, Offset: uint64(id)}
 }
 
-// unnameSubvol takes a subvolume's name away and says in the root tree that it
-// is to be dropped.
-func (e *edit) unnameSubvol(ctx context.Context, dir disk.ObjectID, parent *disk.InodeItem, name []byte, index uint64, t *txn.Tree) error {
-	if err := e.removeEntry(ctx, dir, parent, name, index); err != nil {
+// unlinkSubvol takes a subvolume's name away, if it may go, and says in the
+// root tree that it is to be dropped. The directory's inode is the caller's to
+// write.
+func (e *edit) unlinkSubvol(ctx context.Context, dir disk.ObjectID, parent *disk.InodeItem, name []byte, id disk.ObjectID) error {
+	ref, err := e.rootRef(ctx, id)
+	if err != nil {
 		return err
 	}
-	if err := e.putInode(ctx, dir, parent); err != nil {
+	t, err := e.w.mayDelete(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := e.removeEntry(ctx, dir, parent, name, ref.Sequence); err != nil {
 		return err
 	}
 	root := e.w.tx.RootTree()

@@ -26,6 +26,8 @@ type Writer struct {
 	// Of the transaction's writer.
 	nextIno   map[disk.ObjectID]disk.ObjectID // by subvolume: behind the highest inode
 	nextIndex map[dirKey]uint64               // by directory: behind the highest index
+
+	holds holds
 }
 
 type dirKey struct{ sub, dir disk.ObjectID }
@@ -35,6 +37,7 @@ func NewWriter(tx *txn.FS, s *Store) *Writer {
 	return &Writer{
 		tx: tx, base: s, over: tx.Running(),
 		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64),
+		holds: holds{inodes: make(map[holdKey]*hold), subvols: make(map[disk.ObjectID]*subvolHold)},
 	}
 }
 
@@ -83,15 +86,21 @@ const (
 // do runs op on a subvolume that may be written.
 func (w *Writer) do(ctx context.Context, sub disk.ObjectID, items int, c space.Class, op func(ctx context.Context, e *edit) error) error {
 	return w.tx.Do(ctx, items, c, func(ctx context.Context) error {
-		e, err := w.edit(ctx, sub)
+		e, err := w.editable(ctx, sub)
 		if err != nil {
 			return err
 		}
-		if e.t.Item().Flags&disk.RootSubvolReadOnly != 0 {
-			return fmt.Errorf("subvolume %d: %w", uint64(sub), syscall.EROFS)
-		}
 		return op(ctx, e)
 	})
+}
+
+// editable is edit of a subvolume that may be written.
+func (w *Writer) editable(ctx context.Context, sub disk.ObjectID) (*edit, error) {
+	e, err := w.edit(ctx, sub)
+	if err == nil && e.t.Item().Flags&disk.RootSubvolReadOnly != 0 {
+		err = fmt.Errorf("subvolume %d: %w", uint64(sub), syscall.EROFS)
+	}
+	return e, err
 }
 
 func (w *Writer) edit(ctx context.Context, sub disk.ObjectID) (*edit, error) {
@@ -102,7 +111,7 @@ func (w *Writer) edit(ctx context.Context, sub disk.ObjectID) (*edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.Item().Refs == 0 {
+	if t.Item().Refs == 0 && !w.holds.inSubvol(sub) {
 		return nil, fmt.Errorf("subvolume %d is being deleted: %w", uint64(sub), syscall.ENOENT)
 	}
 	return &edit{w: w, t: t, now: w.tx.Now()}, nil
