@@ -28,6 +28,14 @@ type Options struct {
 	MaxFindings int
 	// Workers is the number of goroutines. Default: GOMAXPROCS.
 	Workers int
+	// Memory is about how many bytes the check takes, whatever the size of the
+	// filesystem: what does not fit goes to a temporary file. The chunks, devices
+	// and subvolumes themselves come on top, at about 1 KiB each, and so do
+	// findings. Default: DefaultMemory.
+	Memory int64
+	// TempDir is where the temporary file is made, if one is needed. Default:
+	// os.TempDir.
+	TempDir string
 	// NoPaths leaves out the search for the paths of files. Default: they are
 	// looked up for every finding that is kept.
 	NoPaths bool
@@ -67,21 +75,22 @@ type checker struct {
 	treeTotal     atomic.Uint64 // 0: not known yet
 	broken        atomic.Bool   // some tree block could not be read
 
-	full      []disk.Logical // sorted: tree blocks whose references are by parent
-	allocated *sectorMap     // data extents
-	needCsum  *sectorMap     // data that must have checksums
-	noCsum    *sectorMap     // preallocated: must not have any, unless somebody else has written to it
-	neverCsum *sectorMap     // data of files without checksums
-	haveCsum  *sectorMap
+	limits     limits
+	pool       *pool
+	fullBlocks *sorter[disk.Logical]    // tree blocks whose references are by parent
+	full       *paged[disk.Logical]     // the same, once they are all known
+	spans      [spanKinds]*sorter[span] // what is known of data
 
-	forests     [3]forest // system trees; extents; the rest
-	logs        [2]forest // the tree of log trees; log trees
-	logHave     *sectorMap
-	logNeed     *sectorMap
+	forests     [3]forest                     // system trees; extents; the rest
+	logs        [2]forest                     // the tree of log trees; log trees
 	groups      map[disk.Logical]*groupRecord // block groups that have a chunk
 	results     []rootResult
 	brokenTrees map[disk.ObjectID]bool // trees of which something could not be read, as far as asked for
-	badGroups   []int                  // chunks whose free space is not the complement
+	links       []link                 // the batch that is being read
+	slots       []slot                 // what was found in it
+	marks       int32                  // searches for the leaves of a tree
+	rares       rareBudget
+	badGroups   []int // chunks whose free space is not the complement
 
 	mu           sync.Mutex // protects what follows while leaves are visited
 	blockGroups  []groupRecord
@@ -154,7 +163,7 @@ func openFinding(err error) Finding {
 	return f
 }
 
-func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*Report, error) {
+func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (r *Report, err error) {
 	sb := vol.Super()
 	c := &checker{
 		ctx: ctx, o: o, vol: vol, sb: sb, geo: sb.Geometry(), find: find, hash: newHasher(), chunks: vol.Chunks(),
@@ -163,11 +172,13 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 	if c.o.Workers <= 0 {
 		c.o.Workers = runtime.GOMAXPROCS(0)
 	}
-	sector := c.geo.SectorSize
-	for _, m := range []**sectorMap{&c.allocated, &c.needCsum, &c.noCsum, &c.neverCsum, &c.haveCsum} {
-		*m = newSectorMap(sector)
-	}
-	c.inodes = inodeRules{hash: c.hash, find: find, noHoles: sb.IncompatFlags&disk.IncompatNoHoles != 0, sector: uint64(sector), gen: sb.Generation}
+	c.limits = newLimits(o.Memory, c.o.Workers)
+	c.pool = newPool(c.limits.pool, o.TempDir)
+	defer func() { err = errors.Join(err, c.pool.close()) }()
+	c.fullBlocks = &sorter[disk.Logical]{pool: c.pool, compare: compareAddrs, absorb: sameAddr}
+	c.spans = newSpans(c.pool)
+	c.inodes = inodeRules{hash: c.hash, find: find, noHoles: sb.IncompatFlags&disk.IncompatNoHoles != 0, sector: uint64(c.geo.SectorSize), gen: sb.Generation, rares: &c.rares}
+	c.rares.left.Store(c.limits.rares)
 	for range c.o.Workers {
 		c.workers = append(c.workers, newWorker(c))
 	}
@@ -185,7 +196,7 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 	if err := c.compare(); err != nil {
 		return nil, err
 	}
-	r := find.report()
+	r = find.report()
 	if !o.NoPaths {
 		c.addPaths(r)
 	}
@@ -193,8 +204,9 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (*
 		c.stats.add(&w.stats)
 	}
 	c.stats.NodeBytes = c.stats.Nodes * uint64(c.geo.NodeSize)
+	c.stats.Spilled = c.pool.out * pageBytes
 	r.Stats, r.Complete = c.stats, true
-	return r, nil
+	return r, c.pool.failure()
 }
 
 // nodeFSIDs are the fsids that tree blocks may have: the filesystem's own, and
@@ -236,7 +248,8 @@ func (c *checker) trees() error {
 	for i := range c.forests {
 		c.foldForest(&c.forests[i])
 	}
-	return nil
+	c.settleDeferred()
+	return c.pool.failure()
 }
 
 // readChunkTreeUUID takes the UUID that all tree blocks carry from the chunk

@@ -129,11 +129,13 @@ func TestPublicDamagedImages(t *testing.T) {
 		used[i] = true
 		t.Run(rel, func(t *testing.T) {
 			start := time.Now()
-			r := checkImages(t, check.Options{}, unpack(t, path))
+			img := unpack(t, path)
+			r := checkImages(t, check.Options{}, img)
 			if d := time.Since(start); d > 10*time.Second {
 				t.Errorf("took %v", d)
 			}
 			judgeCorpus(t, r, corpus[i].codes)
+			sameInTinyMemory(t, r, img)
 		})
 		return nil
 	})

@@ -17,49 +17,43 @@ func (c *checker) checkCsums() error {
 	if c.treeBroken(disk.TreeCsum) || c.treeBroken(disk.TreeExtent) {
 		return nil
 	}
-	c.haveCsum.compare(c.allocated, false, func(start, length uint64) bool {
-		c.find.add(Finding{Code: CodeCsumUnused, Place: Place{Tree: disk.TreeCsum, Logical: disk.Logical(start)}, What: fmt.Sprintf("checksums of %d bytes in which there is no data extent", length)})
-		return c.find.counted(CodeCsumUnused) < maxRanges
-	})
+	unused := without(c.readSpans(spanCsum), c.readSpans(spanAllocated))
+	for s, ok := unused(); ok && c.find.counted(CodeCsumUnused) < maxRanges; s, ok = unused() {
+		c.find.add(Finding{Code: CodeCsumUnused, Place: Place{Tree: disk.TreeCsum, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("checksums of %d bytes in which there is no data extent", s.end-s.start)})
+	}
 	if c.hasBroken() {
-		return nil // what uses the data may be what cannot be read
+		return c.pool.failure() // what uses the data may be what cannot be read
 	}
-	var missing, unwanted []dataRange
-	c.needCsum.compare(c.haveCsum, false, func(start, length uint64) bool {
-		missing = append(missing, dataRange{start: start, length: length})
-		return len(missing) < maxRanges
-	})
-	c.noCsum.compare(c.haveCsum, true, func(start, length uint64) bool {
-		if !c.needCsum.has(start, length) {
-			unwanted = append(unwanted, dataRange{start: start, length: length})
+	missing := firstRanges(without(c.readSpans(spanNeed), c.readSpans(spanCsum)))
+	unwanted := firstRanges(both(c.readSpans(spanNever), c.readSpans(spanCsum)))
+	odd := firstRanges(without(both(c.readSpans(spanPrealloc), c.readSpans(spanCsum)), c.readSpans(spanNeed)))
+	if err := c.pool.failure(); err != nil || len(missing)+len(unwanted)+len(odd) == 0 {
+		return err
+	}
+	return c.filesOf(missing, unwanted, odd)
+}
+
+// firstRanges are the first maxRanges ranges of a reader.
+func firstRanges(read spanReader) []dataRange {
+	var out []dataRange
+	for len(out) < maxRanges {
+		s, ok := read()
+		if !ok {
+			break
 		}
-		return len(unwanted) < maxRanges
-	})
-	c.neverCsum.compare(c.haveCsum, true, func(start, length uint64) bool {
-		unwanted = append(unwanted, dataRange{start: start, length: length})
-		return len(unwanted) < maxRanges
-	})
-	if len(missing) == 0 && len(unwanted) == 0 {
-		return nil
+		out = append(out, dataRange{start: s.start, length: s.end - s.start})
 	}
-	byStart := func(a, b dataRange) int { return int(int64(a.start - b.start)) }
-	slices.SortFunc(missing, byStart)
-	slices.SortFunc(unwanted, byStart)
-	return c.filesOf(missing, unwanted)
+	return out
 }
 
 // filesOf finds the files that use ranges of data and reports them.
-func (c *checker) filesOf(missing, unwanted []dataRange) error {
+func (c *checker) filesOf(missing, unwanted, odd []dataRange) error {
 	var mu sync.Mutex
 	named := make(map[uint64]bool) // starts of ranges for which a file was found
-	report := func(code Code, r dataRange, tree disk.ObjectID, k disk.Key) {
+	report := func(code Code, what string, r dataRange, tree disk.ObjectID, k disk.Key) {
 		mu.Lock()
 		named[r.start] = true
 		mu.Unlock()
-		what := "data has no checksums"
-		if code == CodeCsumUnwanted {
-			what = "data that must not have checksums has some"
-		}
 		c.find.add(Finding{Code: code, Place: Place{Tree: tree, Inode: uint64(k.ObjectID), Key: &k, Logical: disk.Logical(r.start)}, What: fmt.Sprintf("%s: %d bytes", what, r.length)})
 	}
 	err := c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
@@ -77,10 +71,15 @@ func (c *checker) filesOf(missing, unwanted []dataRange) error {
 				start, length = uint64(f.DiskBytenr), f.DiskNumBytes
 			}
 			for _, r := range within(missing, start, length) {
-				report(CodeCsumMissing, r, n.Owner(), k)
+				report(CodeCsumMissing, "data has no checksums", r, n.Owner(), k)
 			}
 			for _, r := range within(unwanted, start, length) {
-				report(CodeCsumUnwanted, r, n.Owner(), k)
+				report(CodeCsumUnwanted, "data that must not have checksums has some", r, n.Owner(), k)
+			}
+			for _, r := range within(odd, start, length) {
+				if f.Type == disk.FileExtentPrealloc {
+					report(CodeCsumPrealloc, "preallocated space has checksums", r, n.Owner(), k)
+				}
 			}
 		}
 	})

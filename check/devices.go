@@ -237,24 +237,22 @@ func (c *checker) treeBroken(id disk.ObjectID) bool {
 }
 
 func (c *checker) searchBroken(id disk.ObjectID) bool {
+	known := false
 	for i := range c.forests {
 		f := &c.forests[i]
-		for l := range f.levels {
-			for j := range f.levels[l] {
-				if n := &f.levels[l][j]; n.bad && c.ownerOf(f, n) == id {
-					return true
-				}
-			}
+		for j := range f.roots {
+			known = known || f.roots[j].id == id
+		}
+		broken := false
+		f.each(func(n *nodeInfo) bool {
+			broken = n.bad && c.ownerOf(f, n) == id
+			return !broken
+		})
+		if broken {
+			return true
 		}
 	}
-	for i := range c.forests {
-		for j := range c.forests[i].roots {
-			if c.forests[i].roots[j].id == id {
-				return false
-			}
-		}
-	}
-	return true // no such tree
+	return !known // no such tree
 }
 
 // ownerOf is the tree that a bad block was to be of.

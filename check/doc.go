@@ -27,17 +27,25 @@
 // What items of one inode add up to is a state that merges with that of the
 // neighbouring items (inodeState), so every leaf is digested alone and leaves
 // are put together bottom-up (folder); a subtree that snapshots share is put
-// together once. Which data has and which needs checksums is kept as sets of
-// sectors that cost nothing where they are full or empty (sectorMap).
+// together once. Which data has and which needs checksums is kept as sorted
+// ranges (span) and compared by going through them side by side.
 //
-// Memory: about 1 KiB for each tree block (of 4 to 64 KiB), at most three bits
-// for each 4 KiB of data where it is fragmented, a few hundred bytes for each
-// subvolume, and what MaxFindings and maxRecords allow for findings.
+// # Memory
+//
+// Sums take the same memory for every filesystem. What grows with it has no
+// pointers in it and is in paged arrays: a record for each tree block, what the
+// leaves of files add up to, the pointers of interior blocks, and the sorted
+// runs of pointers still to be followed, of ranges, and of the references that
+// a diagnosis compares. All share the pages of one pool; when they are used up,
+// the page that was not used for longest goes to a temporary file. So
+// Options.Memory bounds a check whatever the size of the filesystem. On top come
+// about 1 KiB for each chunk, device and subvolume, 50 bytes for each page in
+// the file (0.3 %), and the findings that are kept.
 //
 // # Locks
 //
 //	collector.mu   (findings; no I/O)
 //	checker.mu     (lists of rare items; no I/O; collector.mu may be taken below it)
-//	mapShard.mu    (one part of a sectorMap; no I/O)
+//	pool.mu        (handing over sorted runs while a scan runs; I/O on the temporary file)
 //	checker.progressMu  (held while Options.Progress runs)
 package check

@@ -185,6 +185,7 @@ const (
 	CodeCsumUnused      Code = "csum-unreferenced"
 	CodeCsumUnwanted    Code = "csum-unwanted"
 	CodeCsumOverlap     Code = "csum-overlap"
+	CodeCsumPrealloc    Code = "csum-preallocated"
 	CodeInodeMissing    Code = "inode-missing"
 	CodeInodeItem       Code = "inode-item"
 	CodeInodeNlink      Code = "inode-link-count"
@@ -260,6 +261,7 @@ var codes = map[Code]codeInfo{
 	CodeCsumUnused:      {Error, "checksums of data that no longer exists; no data is at risk", true},
 	CodeCsumUnwanted:    {Error, "data without checksums has some: reading it may fail", true},
 	CodeCsumOverlap:     {Error, "data may be verified with the wrong checksum", true},
+	CodeCsumPrealloc:    {Warning, "harmless: space that reads as zeros is not verified; a file that shared it may have been written to and removed", true},
 	CodeInodeMissing:    {Error, "the file cannot be opened; its contents may be recoverable", true},
 	CodeInodeItem:       {Error, meansFile, true},
 	CodeInodeNlink:      {Error, "removing the file's names can lose it early or leave it behind", true},

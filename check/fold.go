@@ -2,14 +2,20 @@ package check
 
 import (
 	"fmt"
+	"slices"
 
 	"gobtrfs/disk"
 )
 
 // folded is what the leaves below a block add up to, in key order.
 type folded struct {
+	foldedSums
+	rare []*rareItems
+}
+
+// foldedSums is the part of folded that has a fixed size.
+type foldedSums struct {
 	seg   segment
-	rare  []*rareItems
 	edge  edge
 	first disk.Key // of the first leaf
 	last  disk.Key // of the last leaf
@@ -20,95 +26,76 @@ type folded struct {
 	gapHead, gapTail bool
 }
 
-// folder puts the leaves of one forest together, tree by tree. What several
-// trees share is put together once.
+// memo keeps what an interior block adds up to, for the other trees that share
+// it.
+type memo struct {
+	sums foldedSums
+	list int64 // 1 + the place in forest.lists; 0: nothing rare
+}
+
+// folder puts the leaves of one forest together, tree by tree. What is below an
+// interior block is put together once.
 type folder struct {
-	c      *checker
-	f      *forest
-	shared map[disk.Logical]int // how often a block is pointed to, where more than once
-	memo   map[disk.Logical]*folded
-	tree   disk.ObjectID
-}
-
-func newFolder(c *checker, f *forest) *folder {
-	fo := &folder{c: c, f: f, shared: make(map[disk.Logical]int), memo: make(map[disk.Logical]*folded)}
-	for l := range f.levels {
-		if l == 0 {
-			continue
-		}
-		// The kids of one level are the distinct blocks of the next, in any
-		// order; a bitmap of those seen finds the shared ones.
-		next := f.levels[l-1]
-		seen := make([]bool, len(next))
-		for i := range f.levels[l] {
-			for j := range f.levels[l][i].kids {
-				a := f.levels[l][i].kids[j].addr
-				if k, ok := search(next, a); ok {
-					if seen[k] {
-						fo.shared[a]++
-					}
-					seen[k] = true
-				}
-			}
-		}
-	}
-	for i := range f.roots {
-		fo.shared[f.roots[i].addr]++
-	}
-	return fo
-}
-
-// search is the index of the block at a.
-func search(l []nodeInfo, a disk.Logical) (int, bool) {
-	lo, hi := 0, len(l)
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if l[mid].addr < a {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	return lo, lo < len(l) && l[lo].addr == a
+	c    *checker
+	f    *forest
+	tree disk.ObjectID
 }
 
 // fold puts together what is below a block. at is who points to it.
 func (fo *folder) fold(at *link) *folded {
-	info := fo.f.find(int(at.level), at.addr)
-	if info == nil || info.bad {
-		return &folded{gap: true, gapHead: true, gapTail: true, seg: segment{empty: true}}
+	out := new(folded)
+	f := fo.f
+	if at.level < 0 {
+		return out
 	}
-	fo.compare(at, info)
-	if m := fo.memo[at.addr]; m != nil {
-		return m
+	level := &f.levels[at.level]
+	i, ok := level.search(at.addr)
+	if !ok || level.nodes.at(i).bad {
+		out.gap, out.gapHead, out.gapTail, out.seg.empty = true, true, true, true
+		return out
 	}
-	var out *folded
-	if info.level == 0 {
-		out = fo.leaf(info)
-	} else {
-		// What an unfinished deletion has released leaves the first inode
-		// behind it cut off.
-		cut := info.dropped > 0
-		out = &folded{seg: segment{empty: true}, gap: cut, gapHead: cut, gapTail: cut}
-		by := info.owner
-		if info.full {
-			by = 0
+	if at.by == level.nodes.at(i).owner && !level.nodes.at(i).owned {
+		level.nodes.edit(i).owned = true
+	}
+	info := *level.nodes.at(i)
+	fo.compare(at, &info)
+	switch {
+	case info.level == 0:
+		fo.leaf(&info, out)
+		return out
+	case info.memo > 0:
+		m := f.memos.at(int(info.memo) - 1)
+		out.foldedSums = m.sums
+		if m.list > 0 {
+			out.rare = f.lists[m.list-1]
 		}
-		for i := range info.kids {
-			k := &info.kids[i]
-			sub := fo.fold(&link{addr: k.addr, gen: k.gen, first: k.key, parent: info.addr, owner: at.owner, level: info.level - 1, kind: at.kind, by: by})
-			fo.follow(info, i, out, sub)
-		}
+		return out
 	}
-	if fo.shared[at.addr] > 0 {
-		fo.memo[at.addr] = out
+	// What an unfinished deletion has released leaves the first inode behind it
+	// cut off.
+	cut := info.dropped > 0
+	out.seg.empty, out.gap, out.gapHead, out.gapTail = true, cut, cut, cut
+	by := info.owner
+	if info.full {
+		by = 0
 	}
+	for k := range int(info.kidN) {
+		kid := f.kid(&info, k)
+		sub := fo.fold(&link{addr: kid.addr, gen: kid.gen, first: kid.key, parent: info.addr, owner: at.owner, level: info.level - 1, kind: at.kind, by: by})
+		fo.follow(&info, k, out, sub)
+	}
+	m := memo{sums: out.foldedSums}
+	if len(out.rare) > 0 {
+		f.lists = append(f.lists, slices.Clip(out.rare))
+		m.list = int64(len(f.lists))
+	}
+	n := f.memos.add(m)
+	level.nodes.edit(i).memo = int64(n) + 1
 	return out
 }
 
 // compare checks a block against one more pointer to it; scan has compared one.
 func (fo *folder) compare(at *link, info *nodeInfo) {
-	info.owned = info.owned || at.by == info.owner
 	if at.gen != info.gen {
 		fo.c.find.add(Finding{Code: CodeNodeGeneration, Place: at.place(), What: "a tree block has not the generation that " + at.source() + " wants",
 			Expected: fmt.Sprint(uint64(at.gen)), Found: fmt.Sprint(uint64(info.gen))})
@@ -119,35 +106,32 @@ func (fo *folder) compare(at *link, info *nodeInfo) {
 	}
 }
 
-func (fo *folder) leaf(info *nodeInfo) *folded {
-	out := &folded{first: info.first, last: info.last, any: info.items > 0}
-	if info.seg != nil {
-		out.seg = *info.seg
-	} else {
-		out.seg.empty = true
+func (fo *folder) leaf(info *nodeInfo, out *folded) {
+	out.first, out.last, out.any, out.edge = info.first, info.last, info.items > 0, info.edge
+	out.seg.empty = true
+	if info.seg > 0 {
+		out.seg = *fo.f.segs.at(int(info.seg) - 1)
 	}
-	if info.edge != nil {
-		out.edge = *info.edge
+	if info.rare > 0 {
+		out.rare = fo.f.rares[info.rare-1 : info.rare]
 	}
-	if info.rare != nil {
-		out.rare = []*rareItems{info.rare}
-	}
-	return out
 }
 
 // follow appends what is below kid i of info.
 func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 	c := fo.c
-	if i+1 < len(info.kids) && sub.any && !sub.last.Less(info.kids[i+1].key) {
-		k := info.kids[i+1].key
-		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: info.kids[i].addr, Key: &k},
-			What: "a key is not below the first key of the tree block beside it", Expected: "below " + k.String(), Found: sub.last.String()})
-		fo.skip(out)
-		return
+	at := fo.f.kid(info, i)
+	if i+1 < int(info.kidN) && sub.any {
+		if k := fo.f.kid(info, i+1).key; !sub.last.Less(k) {
+			c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: &k},
+				What: "a key is not below the first key of the tree block beside it", Expected: "below " + k.String(), Found: sub.last.String()})
+			fo.skip(out)
+			return
+		}
 	}
 	if out.any && sub.any && !out.last.Less(sub.first) {
-		k := info.kids[i].key
-		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: info.kids[i].addr, Key: &k},
+		k := at.key
+		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: &k},
 			What: "a key is not above those of the tree block before it", Expected: "above " + out.last.String(), Found: sub.first.String()})
 		fo.skip(out)
 		return
@@ -157,7 +141,7 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 		if info.kind == kindCsum {
 			code = CodeCsumOverlap
 		}
-		c.find.add(Finding{Code: code, Place: Place{Tree: fo.tree, Logical: info.kids[i].addr},
+		c.find.add(Finding{Code: code, Place: Place{Tree: fo.tree, Logical: at.addr},
 			What: fmt.Sprintf("a range that starts at %d overlaps the one before, which ends at %d", sub.edge.start, out.edge.end)})
 	}
 	if sub.edge.any {
@@ -171,7 +155,7 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 		out.last, out.any = sub.last, true
 	}
 	out.gap = out.gap || sub.gap
-	fo.append(out, sub)
+	fo.append(out, sub, &at, info.level-1)
 	for _, x := range sub.rare {
 		if !x.done() {
 			out.rare = append(out.rare, x)
@@ -189,7 +173,7 @@ func (fo *folder) skip(out *folded) {
 }
 
 // append puts two neighbouring pieces of a tree of files together.
-func (fo *folder) append(out, sub *folded) {
+func (fo *folder) append(out, sub *folded, at *kid, level int8) {
 	a, b := &out.seg, &sub.seg
 	if b.empty {
 		if sub.gapTail && !a.empty {
@@ -214,7 +198,9 @@ func (fo *folder) append(out, sub *folded) {
 		a.head = head
 	case a.last().ino == head.ino:
 		a.last().merge(&head)
-		fo.settle(sub, a.last())
+		if a.last().has&hasItem != 0 {
+			fo.settle(at.addr, int(level), a.last())
+		}
 		if b.single {
 			break
 		}
@@ -259,21 +245,34 @@ func (fo *folder) finish(out *folded, s *inodeState) {
 	}
 }
 
-// settle deals with the data ranges of the leaves at the beginning of sub, whose
-// first inode is s, once the flags of s are known.
-func (fo *folder) settle(sub *folded, s *inodeState) {
-	if s.has&hasItem == 0 {
-		return
+// settle notes in the leaves below a block that begin with more of inode s what
+// the flags of s say about its data, because the inode's item stands further
+// left. It says whether the block ends with s.
+func (fo *folder) settle(addr disk.Logical, level int, s *inodeState) bool {
+	list := &fo.f.levels[level]
+	i, ok := list.search(addr)
+	if !ok || list.nodes.at(i).bad {
+		return false
 	}
-	for _, x := range sub.rare {
-		if len(x.deferred) == 0 || x.deferredIno != s.ino {
-			continue
+	info := *list.nodes.at(i)
+	if level > 0 {
+		for k := range int(info.kidN) {
+			if !fo.settle(fo.f.kid(&info, k).addr, level-1, s) {
+				return false
+			}
 		}
-		for _, r := range x.deferred {
-			fo.c.wantCsums(fo.tree, s, r)
-		}
-		x.deferred = nil
+		return true
 	}
+	if info.seg == 0 || info.headKnown {
+		return false
+	}
+	seg := *fo.f.segs.at(int(info.seg) - 1)
+	if seg.empty || seg.head.ino != s.ino {
+		return false
+	}
+	n := list.nodes.edit(i)
+	n.headKnown, n.headNoSum = true, s.iflags&disk.InodeNoDataSum != 0
+	return seg.single
 }
 
 // owners checks that each block whose references are not by parent has one in
@@ -281,16 +280,14 @@ func (fo *folder) settle(sub *folded, s *inodeState) {
 // When the tree gives the block up while others use it, Linux turns the
 // references into ones by parent.
 func (fo *folder) owners() {
-	for l := range fo.f.levels {
-		for i := range fo.f.levels[l] {
-			n := &fo.f.levels[l][i]
-			if n.bad || n.full || n.owned || n.kind != kindFile || n.owner == disk.TreeReloc || fo.stands(n) {
-				continue
-			}
-			fo.c.find.add(Finding{Code: CodeNodeOwner, Place: Place{Logical: n.addr, Tree: n.owner},
-				What: "a tree block is not used by the tree that it says it was made for"})
+	fo.f.each(func(n *nodeInfo) bool {
+		if n.bad || n.full || n.owned || n.kind != kindFile || n.owner == disk.TreeReloc || fo.stands(n) {
+			return true
 		}
-	}
+		fo.c.find.add(Finding{Code: CodeNodeOwner, Place: Place{Logical: n.addr, Tree: n.owner},
+			What: "a tree block is not used by the tree that it says it was made for"})
+		return true
+	})
 }
 
 // stands says whether a search for the block's first key in the tree that owns
@@ -303,15 +300,11 @@ func (fo *folder) stands(n *nodeInfo) bool {
 		}
 		at := r.addr
 		for level := int(r.level); level > int(n.level); level-- {
-			info := fo.f.find(level, at)
-			if info == nil || len(info.kids) == 0 {
+			info, ok := fo.f.find(level, at)
+			if !ok || info.kidN == 0 {
 				return false
 			}
-			k := 0
-			for k+1 < len(info.kids) && !n.first.Less(info.kids[k+1].key) {
-				k++
-			}
-			at = info.kids[k].addr
+			at = fo.f.kid(&info, fo.f.childFor(&info, n.first)).addr
 		}
 		return at == n.addr
 	}

@@ -2,7 +2,6 @@ package check
 
 import (
 	"cmp"
-	"slices"
 
 	"gobtrfs/disk"
 )
@@ -37,10 +36,24 @@ type link struct {
 	owner  disk.ObjectID
 	level  int8
 	root   bool
+	full   bool // the references of the block at addr are by parent; set when it is read
 	kind   treeKind
 	// by is the tree in whose name the reference is kept; 0: it is by parent.
 	by disk.ObjectID
 }
+
+// compareLinks orders links by address. Of several to one block the one with
+// the highest generation comes first and counts: a pointer with a wrong
+// generation must not make a good block look bad.
+func compareLinks(a, b link) int {
+	return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(b.gen, a.gen), cmp.Compare(a.parent, b.parent))
+}
+
+func sameBlock(last *link, b link) bool { return last.addr == b.addr }
+
+func compareAddrs(a, b disk.Logical) int { return cmp.Compare(a, b) }
+
+func sameAddr(last *disk.Logical, b disk.Logical) bool { return *last == b }
 
 // treeRoot is a tree to walk.
 type treeRoot struct {
@@ -55,25 +68,33 @@ type treeRoot struct {
 	dropLevel int
 }
 
-// nodeInfo is what is kept of a tree block that was read.
+// nodeInfo is what is kept of a tree block that was read. It has no pointers,
+// so that it can be in a paged array.
 type nodeInfo struct {
 	addr  disk.Logical
 	gen   disk.TransID
 	owner disk.ObjectID
 	first disk.Key
 	last  disk.Key // of its own last slot
-	level int8
-	kind  treeKind
-	bad   bool // could not be read: nothing else is known
-	full  bool // its references are by parent (FULL_BACKREF)
-	owned bool // one reference to it is in the name of its owner
+	edge  edge
+	kids  int64 // of interior nodes: the first one, in forest.kids
+	seg   int64 // 1 + the place in forest.segs; 0: none
+	memo  int64 // 1 + the place in forest.memos; 0: none
+	rare  int32 // 1 + the place in forest.rares; 0: none
+	set   int32 // of subvolumes that reach it, for quotas
+	mark  int32 // of the last search for the leaves of a tree that came by
 	items int32
 	// dropped: the first slots were released by an unfinished deletion.
 	dropped int32
-	kids    []kid // of interior nodes
-	seg     *segment
-	rare    *rareItems
-	edge    *edge
+	kidN    int32
+	level   int8
+	kind    treeKind
+	bad     bool // could not be read: nothing else is known
+	full    bool // its references are by parent (FULL_BACKREF)
+	owned   bool // one reference to it is in the name of its owner
+	// What is known of the first inode of a leaf whose item stands further
+	// left: that it has one, and that its data has no checksums.
+	headKnown, headNoSum bool
 }
 
 // kid is one pointer of an interior node.
@@ -86,28 +107,110 @@ type kid struct {
 // forest is a set of trees walked together, level by level.
 type forest struct {
 	roots  []treeRoot
-	levels [disk.MaxLevel][]nodeInfo // sorted by address
+	levels [disk.MaxLevel]nodeList
+	kids   *paged[kid]
+	segs   *paged[segment] // of leaves of files
+	memos  *paged[memo]
+	rares  []*rareItems
+	lists  [][]*rareItems // of memos
 }
 
-// find is the node at addr of a level, nil if it was not reached.
-func (f *forest) find(level int, addr disk.Logical) *nodeInfo {
+// nodeList is the blocks of one level, in the order of their addresses.
+type nodeList struct {
+	nodes  *paged[nodeInfo]
+	firsts []disk.Logical // of each page
+	last   int            // found by the last search
+}
+
+func (l *nodeList) len() int {
+	if l.nodes == nil {
+		return 0
+	}
+	return l.nodes.len()
+}
+
+func (l *nodeList) add(p *pool, n *nodeInfo) {
+	if l.nodes == nil {
+		l.nodes = newPaged[nodeInfo](p)
+	}
+	if i := l.nodes.add(*n); i%l.nodes.per == 0 {
+		l.firsts = append(l.firsts, n.addr)
+	}
+}
+
+// search is the index of the block at a. Trees are mostly laid out in the order
+// of their keys, so the block behind the last one found is looked at first.
+func (l *nodeList) search(a disk.Logical) (int, bool) {
+	n := l.len()
+	if i := l.last + 1; i < n && l.nodes.at(i).addr == a {
+		l.last = i
+		return i, true
+	}
+	lo, hi := 0, len(l.firsts)
+	for lo < hi {
+		if mid := (lo + hi) / 2; l.firsts[mid] <= a {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == 0 {
+		return 0, false
+	}
+	lo = (lo - 1) * l.nodes.per
+	hi = min(lo+l.nodes.per, n)
+	for lo < hi {
+		if mid := (lo + hi) / 2; l.nodes.at(mid).addr < a {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo >= n || l.nodes.at(lo).addr != a {
+		return 0, false
+	}
+	l.last = lo
+	return lo, true
+}
+
+// find is the block at addr of a level; ok is false if it was not reached.
+func (f *forest) find(level int, addr disk.Logical) (n nodeInfo, ok bool) {
 	if level < 0 || level >= disk.MaxLevel {
-		return nil
+		return n, false
 	}
-	l := f.levels[level]
-	i, ok := slices.BinarySearchFunc(l, addr, func(n nodeInfo, a disk.Logical) int { return cmp.Compare(n.addr, a) })
-	if !ok {
-		return nil
+	i, ok := f.levels[level].search(addr)
+	if ok {
+		n = *f.levels[level].nodes.at(i)
 	}
-	return &l[i]
+	return n, ok
 }
 
-// distinct sorts links by address and drops all but one for each. Of several
-// the one with the highest generation stays: a pointer with a wrong generation
-// must not make a good block look bad.
-func distinct(links []link) []link {
-	slices.SortFunc(links, func(a, b link) int {
-		return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(b.gen, a.gen), cmp.Compare(a.parent, b.parent))
-	})
-	return slices.CompactFunc(links, func(a, b link) bool { return a.addr == b.addr })
+// each calls do for every block that was reached, from the highest level down,
+// until it returns false.
+func (f *forest) each(do func(n *nodeInfo) bool) {
+	for l := disk.MaxLevel - 1; l >= 0; l-- {
+		for i := range f.levels[l].len() {
+			n := *f.levels[l].nodes.at(i)
+			if !do(&n) {
+				return
+			}
+		}
+	}
+}
+
+// kid is pointer i of an interior block.
+func (f *forest) kid(n *nodeInfo, i int) kid { return *f.kids.at(int(n.kids) + i) }
+
+// childFor is the pointer of an interior block on the way to k.
+func (f *forest) childFor(n *nodeInfo, k disk.Key) int {
+	i, hi := 0, int(n.kidN)-1
+	for i < hi {
+		mid := (i + hi + 1) / 2
+		if k.Less(f.kid(n, mid).key) {
+			hi = mid - 1
+		} else {
+			i = mid
+		}
+	}
+	return i
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"gobtrfs/disk"
 )
@@ -135,6 +136,7 @@ type inodeRules struct {
 	noHoles bool
 	sector  uint64
 	gen     disk.TransID
+	rares   *rareBudget
 }
 
 // special says whether items with this objectid are of no inode, though they
@@ -196,8 +198,9 @@ func (r *inodeRules) links(tree disk.ObjectID, s *inodeState, rare **rareItems, 
 	}
 	switch {
 	case s.nlink == 0:
-		x := rareOf(rare)
-		x.unlinked = append(x.unlinked, s.ino)
+		if x := r.rares.add(rare); x != nil {
+			x.unlinked = append(x.unlinked, s.ino)
+		}
 		if s.names > 0 {
 			bad(CodeInodeNlink, "the link count is wrong", fmt.Sprint(s.names), "0")
 		}
@@ -286,24 +289,21 @@ func (r *inodeRules) finishCache(s *inodeState, bad badFunc) {
 
 // rareItems are what few leaves have, and what has to be known one by one.
 type rareItems struct {
-	unlinked    []uint64 // inodes with a link count of 0
-	orphans     []uint64 // inodes that have an orphan item
-	subvols     []subvolEntry
-	deferred    []dataRange // of the leaf's first inode, which has its item further left
-	deferredIno uint64
+	unlinked []uint64 // inodes with a link count of 0
+	orphans  []uint64 // inodes that have an orphan item
+	subvols  []subvolEntry
 }
 
 // done says whether nothing in x has to be known any more.
 func (x *rareItems) done() bool {
-	return len(x.unlinked)+len(x.orphans)+len(x.subvols)+len(x.deferred) == 0
+	return len(x.unlinked)+len(x.orphans)+len(x.subvols) == 0
 }
 
-// subvolEntry is a directory entry that names a subvolume.
+// subvolEntry is a directory index that names a subvolume.
 type subvolEntry struct {
 	dir, index uint64
 	root       disk.ObjectID
 	name       string
-	item       bool // a DIR_ITEM, which has no index
 }
 
 // dataRange is a range of data that a file extent uses.
@@ -313,10 +313,20 @@ type dataRange struct {
 	compressed    bool // has checksums even in an inode without
 }
 
-// rareOf is *r, made if it is not there.
-func rareOf(r **rareItems) *rareItems {
+// rareBudget bounds how many rare items are kept. Safe for concurrent use.
+type rareBudget struct{ left atomic.Int64 }
+
+// add makes *r if it is not there, for one more item; nil when there are too
+// many.
+func (b *rareBudget) add(r **rareItems) *rareItems {
+	if b.left.Add(-1) < 0 {
+		return nil
+	}
 	if *r == nil {
 		*r = new(rareItems)
 	}
 	return *r
 }
+
+// cut says whether some could not be kept.
+func (b *rareBudget) cut() bool { return b.left.Load() < 0 }

@@ -22,7 +22,7 @@ func (e *edge) add(start, end uint64) {
 
 // visitExtent reads a leaf of the extent tree.
 func (c *checker) visitExtent(w *worker, info *nodeInfo, n disk.Node) {
-	e := new(edge)
+	e := &info.edge
 	for i := range n.NrItems() {
 		k := n.Key(i)
 		switch k.Type {
@@ -39,7 +39,6 @@ func (c *checker) visitExtent(w *worker, info *nodeInfo, n disk.Node) {
 			c.blockGroup(n.Owner(), info, k, n.ItemData(i))
 		}
 	}
-	info.edge = e
 }
 
 // probableHash reports a data reference that does not stand where a search for
@@ -71,7 +70,7 @@ func (w *worker) extentItem(info *nodeInfo, k disk.Key, b []byte, e *edge) {
 		}
 	}
 	if !data && it.Flags&disk.ExtentFlagFullBackref != 0 {
-		w.full = append(w.full, disk.Logical(addr))
+		w.full.put(w.c.fullBlocks, disk.Logical(addr))
 	}
 	w.item(addr, length, level, data, &it)
 	refs, err := disk.InlineRefs(k, b)
@@ -112,7 +111,7 @@ func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data boo
 	switch {
 	case data:
 		w.stats.DataBytes += length
-		c.allocated.add(addr, min(length, maxKnownExtent))
+		w.span(spanAllocated, addr, length, 0)
 		if chunk.Type&disk.BlockGroupData == 0 {
 			w.bad(CodeExtentPlace, at, fmt.Sprintf("data in a chunk of type %v", chunk.Type))
 		}

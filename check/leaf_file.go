@@ -12,18 +12,20 @@ type fileLeaf struct {
 	c    *checker
 	w    *worker
 	n    disk.Node
+	at   *slot
 	info *nodeInfo
 	tree disk.ObjectID // the header's owner
 	cur  inodeState
 	seg  *segment
-	rare *rareItems
 	body bool // an inode has ended in this leaf
 }
 
 // visitFile reads a leaf of a subvolume, of the data relocation tree, or of the
 // root tree, whose v1 free-space caches are files.
-func (c *checker) visitFile(w *worker, info *nodeInfo, n disk.Node) {
-	l := &fileLeaf{c: c, w: w, n: n, info: info, tree: n.Owner(), seg: new(segment)}
+func (c *checker) visitFile(w *worker, s *slot, n disk.Node) {
+	info := &s.info
+	s.hasSeg = true
+	l := &fileLeaf{c: c, w: w, n: n, at: s, info: info, tree: n.Owner(), seg: &s.seg}
 	count := n.NrItems()
 	for i := range count {
 		k := n.Key(i)
@@ -42,16 +44,12 @@ func (c *checker) visitFile(w *worker, info *nodeInfo, n disk.Node) {
 	default:
 		l.seg.head, l.seg.single = l.cur, true
 	}
-	info.seg = l.seg
-	if l.rare != nil {
-		info.rare = l.rare
-	}
 }
 
 // next ends the current inode and begins another.
 func (l *fileLeaf) next(ino uint64) {
 	if l.body {
-		l.c.inodes.finish(l.tree, &l.cur, &l.seg.sums, &l.rare)
+		l.c.inodes.finish(l.tree, &l.cur, &l.seg.sums, &l.at.rare)
 	} else {
 		l.seg.head, l.body = l.cur, true
 	}
@@ -82,8 +80,9 @@ func (l *fileLeaf) item(k disk.Key, b []byte) {
 		l.extent(k, b)
 	case disk.KeyOrphanItem:
 		if k.ObjectID == disk.OrphanObjectID {
-			x := rareOf(&l.rare)
-			x.orphans = append(x.orphans, k.Offset)
+			if x := l.c.rares.add(&l.at.rare); x != nil {
+				x.orphans = append(x.orphans, k.Offset)
+			}
 		}
 	case disk.KeyXattrItem:
 		s.has |= hasOther
@@ -144,9 +143,10 @@ func (l *fileLeaf) entries(k disk.Key, b []byte) {
 		b, first = rest, false
 		s.dirSize += uint64(len(d.Name))
 		term := l.c.hash.entry(&d)
-		if d.Location.Type == disk.KeyRootItem {
-			x := rareOf(&l.rare)
-			x.subvols = append(x.subvols, subvolEntry{s.ino, k.Offset, d.Location.ObjectID, string(d.Name), !index})
+		if d.Location.Type == disk.KeyRootItem && index {
+			if x := l.c.rares.add(&l.at.rare); x != nil {
+				x.subvols = append(x.subvols, subvolEntry{s.ino, k.Offset, d.Location.ObjectID, string(d.Name)})
+			}
 		}
 		if !index {
 			s.dirSum += term
@@ -249,19 +249,14 @@ func badFileExtent(f *disk.FileExtent) string {
 	return ""
 }
 
-// data notes which data must have checksums. As long as the inode's flags are
-// not known, because its item is in a leaf further left, the range is kept.
+// data notes which data must have checksums. Whether the inode's flags are known
+// depends on whether its item is in this leaf.
 func (l *fileLeaf) data(f *disk.FileExtent) {
 	r := dataRange{start: uint64(f.DiskBytenr) + f.Offset, length: f.NumBytes, prealloc: f.Type == disk.FileExtentPrealloc}
 	if f.Compression != disk.CompressNone {
 		r.start, r.length, r.compressed = uint64(f.DiskBytenr), f.DiskNumBytes, true
 		l.cur.has |= hasCompressed
 	}
-	if l.cur.has&hasItem != 0 || l.body {
-		l.c.wantCsums(l.tree, &l.cur, r)
-		return
-	}
-	x := rareOf(&l.rare)
-	x.deferredIno = l.cur.ino
-	x.deferred = append(x.deferred, r)
+	known := l.cur.has&hasItem != 0 || l.body
+	l.w.wantCsums(l.tree, l.at.index, known, l.cur.iflags, r)
 }

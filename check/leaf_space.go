@@ -10,7 +10,7 @@ import (
 
 // visitCsum reads a leaf of the checksum tree.
 func (c *checker) visitCsum(w *worker, info *nodeInfo, n disk.Node) {
-	e := new(edge)
+	e := &info.edge
 	size := c.geo.CsumType.Size()
 	for i := range n.NrItems() {
 		k := n.Key(i)
@@ -18,40 +18,36 @@ func (c *checker) visitCsum(w *worker, info *nodeInfo, n disk.Node) {
 			continue
 		}
 		length := uint64(n.ItemSize(i)/size) * uint64(c.geo.SectorSize)
-		c.haveCsum.add(k.Offset, length)
+		w.span(spanCsum, k.Offset, length, 0)
 		w.stats.CsumBytes += length
 		e.add(k.Offset, k.Offset+length)
 	}
-	info.edge = e
 }
 
-// wantCsums notes whether data that a file uses should have checksums.
-func (c *checker) wantCsums(tree disk.ObjectID, s *inodeState, r dataRange) {
+// wantCsums notes whether data that a file uses should have checksums. leaf is
+// where it is used; known is whether flags are those of the inode.
+func (w *worker) wantCsums(tree disk.ObjectID, leaf int, known bool, flags uint64, r dataRange) {
 	if tree == disk.TreeDataReloc {
 		return // its inodes stand for data on the move
 	}
-	i := findChunk(c.chunks, r.start)
+	chunks := w.c.chunks
+	i := findChunk(chunks, r.start)
 	if i < 0 {
 		return // reported with the extent
 	}
-	r.length = min(r.length, c.chunks[i].Length-(r.start-uint64(c.chunks[i].Logical)), maxDataExtent)
+	r.length = min(r.length, chunks[i].Length-(r.start-uint64(chunks[i].Logical)))
+	kind := spanNeed
 	switch {
-	case !r.prealloc && (r.compressed || s.iflags&disk.InodeNoDataSum == 0) && tree != disk.TreeRoot:
-		c.needCsum.add(r.start, r.length)
-	case !r.prealloc && tree != disk.TreeRoot:
-		c.neverCsum.add(r.start, r.length)
-	default:
-		c.noCsum.add(r.start, r.length)
+	case r.prealloc || tree == disk.TreeRoot:
+		kind = spanPrealloc
+	case r.compressed:
+	case !known:
+		kind = spanDeferred
+	case flags&disk.InodeNoDataSum != 0:
+		kind = spanNever
 	}
+	w.span(kind, r.start, r.length, int64(leaf))
 }
-
-// maxDataExtent is the longest extent of data that Linux makes
-// (BTRFS_MAX_EXTENT_SIZE); what an image claims beyond that is not believed.
-const maxDataExtent = 128 << 20
-
-// maxKnownExtent is how much of a data extent is remembered, so that the memory
-// for an image is bounded by its size and not by what it claims.
-const maxKnownExtent = 8 * maxDataExtent
 
 // bitmapEdge is what has to be known of a free-space bitmap to count the runs
 // of bits that go on in the next one.

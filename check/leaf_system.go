@@ -76,8 +76,9 @@ type cacheHeader struct {
 
 // visitRoot reads a leaf of the root tree: what it says about trees, and the
 // files in it.
-func (c *checker) visitRoot(w *worker, info *nodeInfo, n disk.Node) {
-	c.visitFile(w, info, n)
+func (c *checker) visitRoot(w *worker, s *slot, n disk.Node) {
+	info := &s.info
+	c.visitFile(w, s, n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range n.NrItems() {

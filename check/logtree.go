@@ -14,7 +14,6 @@ func (c *checker) walkLogs() error {
 		return nil
 	}
 	c.find.add(Finding{Code: CodeLogPending, Place: Place{Logical: c.sb.LogRoot, Tree: disk.TreeLog}, What: "a log of synced changes waits to be replayed"})
-	c.logHave, c.logNeed = newSectorMap(c.geo.SectorSize), newSectorMap(c.geo.SectorSize)
 	top := &c.logs[0]
 	top.roots = []treeRoot{{id: disk.TreeLog, link: link{addr: c.sb.LogRoot, gen: c.sb.Generation + 1, owner: disk.TreeLog, level: int8(c.sb.LogRootLevel), root: true, kind: kindLogRoot}}}
 	if err := c.walk(c.ctx, top); err != nil {
@@ -44,13 +43,12 @@ func (c *checker) walkLogs() error {
 	if err := c.logInUse(); err != nil {
 		return err
 	}
-	c.logNeed.compare(c.logHave, false, func(start, length uint64) bool {
-		if !c.haveCsum.has(start, length) {
-			c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: disk.Logical(start)}, What: fmt.Sprintf("logged data has no checksums: %d bytes", length)})
-		}
-		return c.find.counted(CodeLog) < maxRanges
-	})
-	return nil
+	c.flushSpans()
+	missing := without(without(c.readSpans(spanLogNeed), c.readSpans(spanLogCsum)), c.readSpans(spanCsum))
+	for s, ok := missing(); ok && c.find.counted(CodeLog) < maxRanges; s, ok = missing() {
+		c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("logged data has no checksums: %d bytes", s.end-s.start)})
+	}
+	return c.pool.failure()
 }
 
 // visitLogRoot reads a leaf of the tree of log trees.
@@ -70,7 +68,7 @@ func (c *checker) visitLogRoot(info *nodeInfo, n disk.Node) {
 
 // visitLog reads a leaf of a log tree: the data that it names must have
 // checksums, in the log or in the checksum tree.
-func (c *checker) visitLog(info *nodeInfo, n disk.Node) {
+func (c *checker) visitLog(w *worker, info *nodeInfo, n disk.Node) {
 	var flags uint64
 	var known disk.ObjectID
 	size := c.geo.CsumType.Size()
@@ -82,7 +80,7 @@ func (c *checker) visitLog(info *nodeInfo, n disk.Node) {
 				flags, known = it.Flags, k.ObjectID
 			}
 		case disk.KeyExtentCsum:
-			c.logHave.add(k.Offset, uint64(len(b)/size)*uint64(c.geo.SectorSize))
+			w.span(spanLogCsum, k.Offset, uint64(len(b)/size)*uint64(c.geo.SectorSize), 0)
 		case disk.KeyExtentData:
 			f, err := disk.ParseFileExtent(b)
 			if err != nil || f.Type == disk.FileExtentInline || f.DiskBytenr == 0 {
@@ -101,7 +99,7 @@ func (c *checker) visitLog(info *nodeInfo, n disk.Node) {
 				if f.Compression != disk.CompressNone {
 					start, length = uint64(f.DiskBytenr), f.DiskNumBytes
 				}
-				c.logNeed.add(start, min(length, maxDataExtent))
+				w.span(spanLogNeed, start, length, 0)
 			}
 		}
 	}
@@ -109,15 +107,26 @@ func (c *checker) visitLog(info *nodeInfo, n disk.Node) {
 
 // logInUse checks that no block of a log stands on an extent of the last commit.
 func (c *checker) logInUse() error {
-	var at []disk.Logical
 	for i := range c.logs {
 		for l := range c.logs[i].levels {
-			for j := range c.logs[i].levels[l] {
-				at = append(at, c.logs[i].levels[l][j].addr)
+			list := &c.logs[i].levels[l]
+			for n := 0; n < list.len(); n += c.limits.records {
+				var at []disk.Logical
+				for j := n; j < min(n+c.limits.records, list.len()); j++ {
+					at = append(at, list.nodes.at(j).addr)
+				}
+				if err := c.extentsAt(at); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	slices.Sort(at)
+	return nil
+}
+
+// extentsAt reports extents on which one of the log's blocks in the sorted list
+// stands.
+func (c *checker) extentsAt(at []disk.Logical) error {
 	size := uint64(c.geo.NodeSize)
 	return c.again(func(n *nodeInfo) bool { return n.kind == kindExtent }, func(_ *worker, _ *nodeInfo, n disk.Node) {
 		for i := range n.NrItems() {

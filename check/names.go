@@ -16,7 +16,8 @@ type nameRecord struct {
 	name            string
 	typ             uint8 // of a directory index
 	ref             bool  // the inode's side
-	inode           bool  // the inode item itself: only typ counts
+	inode           bool  // the inode item itself: only typ and nlink count
+	nlink           uint32
 }
 
 // checkNames compares the names that the directories of a tree have with those
@@ -30,32 +31,32 @@ func (c *checker) checkNames(res *rootResult) {
 		c.find.add(Finding{Code: CodeDirEntry, Place: Place{Tree: res.root.id}, What: "names of directories and of inodes differ"})
 		return
 	}
-	links := c.leavesOf(res.root)
-	sums := make([]uint64, buckets)
+	var sums, types [buckets]uint64
 	var mu sync.Mutex
 	bucket := func(ino uint64) int { return int(c.hash.mix(ino, 0x9a3e5) >> (64 - bucketBits)) }
-	c.eachName(links, func(r *nameRecord) {
+	c.eachName(res.root, func(r *nameRecord) {
 		mu.Lock()
 		defer mu.Unlock()
 		b := bucket(r.ino)
 		switch {
 		case r.inode:
+			types[b] -= uint64(r.nlink) * c.hash.fileType(r.ino, r.typ)
 		case r.ref:
 			sums[b] -= c.hash.name(r.dir, r.index, r.ino, []byte(r.name))
 		default:
 			sums[b] += c.hash.name(r.dir, r.index, r.ino, []byte(r.name))
+			types[b] += c.hash.fileType(r.ino, r.typ)
 		}
 	})
 	var records []nameRecord
 	cut := false
-	types := res.sums.types != 0
-	c.eachName(links, func(r *nameRecord) {
+	c.eachName(res.root, func(r *nameRecord) {
 		mu.Lock()
 		defer mu.Unlock()
-		if !types && sums[bucket(r.ino)] == 0 {
+		if b := bucket(r.ino); sums[b] == 0 && types[b] == 0 {
 			return
 		}
-		if len(records) >= maxRecords {
+		if len(records) >= c.limits.records {
 			cut = true
 			return
 		}
@@ -83,14 +84,14 @@ func (c *checker) checkNames(res *rootResult) {
 	}
 }
 
-// eachName calls f for the names in the leaves of links, from several
+// eachName calls f for the names in the leaves of a tree, from several
 // goroutines.
-func (c *checker) eachName(links []link, f func(*nameRecord)) {
-	err := c.scan.scan(c.ctx, links, func(_, _ int, n disk.Node) {
+func (c *checker) eachName(r *treeRoot, f func(*nameRecord)) {
+	err := c.eachLeaf(r, func(n disk.Node) {
 		for i := range n.NrItems() {
 			nameRecords(n.Key(i), n.ItemData(i), f)
 		}
-	}, func(int) {})
+	})
 	_ = err // a cancelled context: run returns it
 }
 
@@ -100,7 +101,7 @@ func nameRecords(k disk.Key, b []byte, f func(*nameRecord)) {
 	switch k.Type {
 	case disk.KeyInodeItem:
 		if it, err := disk.ParseInodeItem(b); err == nil && !special(ino) {
-			f(&nameRecord{ino: ino, typ: disk.FileType(it.Mode), inode: true})
+			f(&nameRecord{ino: ino, typ: disk.FileType(it.Mode), inode: true, nlink: it.Nlink})
 		}
 	case disk.KeyInodeRef:
 		for len(b) > 0 && k.Offset != ino {
@@ -173,29 +174,23 @@ func (c *checker) matchNames(tree disk.ObjectID, r []nameRecord, unlinked map[ui
 	}
 }
 
-// leavesOf lists the leaves of a tree by address.
-func (c *checker) leavesOf(r *treeRoot) []link {
+// eachLeaf reads the leaves of a tree, by address.
+func (c *checker) eachLeaf(r *treeRoot, visit func(n disk.Node)) error {
 	f := &c.forests[2]
-	var out []link
-	seen := make(map[disk.Logical]bool)
-	var down func(addr disk.Logical, level int)
-	down = func(addr disk.Logical, level int) {
-		if seen[addr] {
+	c.marks++
+	var mark func(addr disk.Logical, level int)
+	mark = func(addr disk.Logical, level int) {
+		i, ok := f.levels[level].search(addr)
+		if !ok || f.levels[level].nodes.at(i).mark == c.marks {
 			return
 		}
-		seen[addr] = true
-		info := f.find(level, addr)
-		if info == nil || info.bad {
-			return
-		}
-		if level == 0 {
-			out = append(out, link{addr: addr, gen: info.gen, kind: info.kind, owner: info.owner, root: true})
-			return
-		}
-		for i := range info.kids {
-			down(info.kids[i].addr, level-1)
+		f.levels[level].nodes.edit(i).mark = c.marks
+		info := *f.levels[level].nodes.at(i)
+		for k := range int(info.kidN) {
+			mark(f.kid(&info, k).addr, level-1)
 		}
 	}
-	down(r.addr, int(r.level))
-	return distinct(out)
+	mark(r.addr, int(r.level))
+	marked := func(n *nodeInfo) bool { return n.mark == c.marks }
+	return c.again(marked, func(_ *worker, _ *nodeInfo, n disk.Node) { visit(n) })
 }

@@ -87,8 +87,8 @@ func (p *pathFinder) name(root *treeRoot, ino uint64) (name string, parent uint6
 	want := disk.Key{ObjectID: disk.ObjectID(ino), Type: disk.KeyInodeRef}
 	// The reference may be the first item of the leaf behind the one in which
 	// a search ends.
-	for _, info := range p.leaves(root, want) {
-		n := p.read(info)
+	for _, at := range p.leaves(root, want) {
+		n := p.read(at)
 		if n == nil {
 			return "", 0, false
 		}
@@ -111,49 +111,46 @@ func (p *pathFinder) name(root *treeRoot, ino uint64) (name string, parent uint6
 }
 
 // leaves are the leaf in which k belongs and the one behind it.
-func (p *pathFinder) leaves(root *treeRoot, k disk.Key) []*nodeInfo {
+func (p *pathFinder) leaves(root *treeRoot, k disk.Key) []disk.Logical {
 	f := &p.c.forests[2]
-	var out []*nodeInfo
+	var out []disk.Logical
 	at, next := root.addr, disk.Logical(0)
 	for level := int(root.level); ; level-- {
-		info := f.find(level, at)
-		if info == nil || info.bad {
+		info, ok := f.find(level, at)
+		if !ok || info.bad {
 			break
 		}
 		if level == 0 {
-			out = append(out, info)
+			out = append(out, at)
 			break
 		}
-		if len(info.kids) == 0 {
+		if info.kidN == 0 {
 			break
 		}
-		i := 0
-		for i+1 < len(info.kids) && !k.Less(info.kids[i+1].key) {
-			i++
-		}
-		at = info.kids[i].addr
+		i := f.childFor(&info, k)
+		at = f.kid(&info, i).addr
 		if next != 0 {
-			if n := f.find(level, next); n != nil && len(n.kids) > 0 {
-				next = n.kids[0].addr
+			if n, ok := f.find(level, next); ok && n.kidN > 0 {
+				next = f.kid(&n, 0).addr
 			}
 		}
-		if i+1 < len(info.kids) {
-			next = info.kids[i+1].addr
+		if i+1 < int(info.kidN) {
+			next = f.kid(&info, i+1).addr
 		}
 	}
 	if next != 0 {
-		if info := f.find(0, next); info != nil && !info.bad {
-			out = append(out, info)
+		if info, ok := f.find(0, next); ok && !info.bad {
+			out = append(out, next)
 		}
 	}
 	return out
 }
 
-func (p *pathFinder) read(info *nodeInfo) disk.Node {
+func (p *pathFinder) read(at disk.Logical) disk.Node {
 	if p.buf == nil {
 		p.buf = make([]byte, p.c.geo.NodeSize)
 	}
-	if p.c.vol.ReadNode(p.c.ctx, info.addr, p.buf, nil) != nil || disk.Node(p.buf).ValidateLayout() != nil {
+	if p.c.vol.ReadNode(p.c.ctx, at, p.buf, nil) != nil || disk.Node(p.buf).ValidateLayout() != nil {
 		return nil
 	}
 	return p.buf

@@ -71,9 +71,6 @@ func (r *rootSets) join(a, b int32) int32 {
 	return n
 }
 
-// maxQuotaExtents is how many data extents are looked at in one pass.
-const maxQuotaExtents = 1 << 21
-
 // checkQuota counts what each qgroup refers to, and what nobody else does, and
 // compares.
 func (c *checker) checkQuota() error {
@@ -133,37 +130,35 @@ func qgroupName(id uint64) string { return fmt.Sprintf("%d/%d", id>>48, id&(1<<4
 // reach them.
 func (c *checker) bytesBySet(sets *rootSets) (map[int32]uint64, error) {
 	f := &c.forests[2]
-	var of [disk.MaxLevel][]int32
-	for l := range f.levels {
-		of[l] = make([]int32, len(f.levels[l]))
+	reach := func(level int, addr disk.Logical, set int32) {
+		if j, ok := f.levels[level].search(addr); ok {
+			if n := f.levels[level].nodes.at(j); n.set != sets.join(n.set, set) {
+				f.levels[level].nodes.edit(j).set = sets.join(n.set, set)
+			}
+		}
 	}
 	for i := range f.roots {
-		r := &f.roots[i]
-		if j, ok := search(f.levels[r.level], r.addr); ok && r.id.IsSubvolume() {
-			of[r.level][j] = sets.join(of[r.level][j], sets.intern([]disk.ObjectID{r.id}))
+		if r := &f.roots[i]; r.id.IsSubvolume() {
+			reach(int(r.level), r.addr, sets.intern([]disk.ObjectID{r.id}))
 		}
 	}
 	bytes := make(map[int32]uint64)
-	for l := disk.MaxLevel - 1; l >= 0; l-- {
-		for i := range f.levels[l] {
-			s := of[l][i]
-			if s == 0 {
-				continue
-			}
-			bytes[s] += uint64(c.geo.NodeSize)
-			for _, k := range f.levels[l][i].kids {
-				if j, ok := search(f.levels[l-1], k.addr); ok {
-					of[l-1][j] = sets.join(of[l-1][j], s)
-				}
-			}
+	f.each(func(n *nodeInfo) bool {
+		if n.set == 0 {
+			return true
 		}
-	}
-	return bytes, c.dataBySet(sets, of[0], bytes)
+		bytes[n.set] += uint64(c.geo.NodeSize)
+		for k := range int(n.kidN) {
+			reach(int(n.level)-1, f.kid(n, k).addr, n.set)
+		}
+		return true
+	})
+	return bytes, c.dataBySet(sets, bytes)
 }
 
 // dataBySet is bytesBySet for data. Extents are looked at in as many passes as
 // keep memory within bounds.
-func (c *checker) dataBySet(sets *rootSets, leaves []int32, bytes map[int32]uint64) error {
+func (c *checker) dataBySet(sets *rootSets, bytes map[int32]uint64) error {
 	type extent struct {
 		set    int32
 		length uint64
@@ -172,14 +167,12 @@ func (c *checker) dataBySet(sets *rootSets, leaves []int32, bytes map[int32]uint
 	for _, w := range c.workers {
 		count += w.stats.Extents
 	}
-	passes := count/maxQuotaExtents + 1
-	f := &c.forests[2]
+	passes := count/c.limits.quotaExtents + 1
 	for p := range passes {
 		var mu sync.Mutex
 		extents := make(map[uint64]extent)
 		err := c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
-			j, ok := search(f.levels[0], info.addr)
-			if !ok || leaves[j] == 0 {
+			if info.set == 0 {
 				return
 			}
 			mu.Lock()
@@ -193,7 +186,7 @@ func (c *checker) dataBySet(sets *rootSets, leaves []int32, bytes map[int32]uint
 					continue
 				}
 				e := extents[uint64(fe.DiskBytenr)]
-				extents[uint64(fe.DiskBytenr)] = extent{sets.join(e.set, leaves[j]), fe.DiskNumBytes}
+				extents[uint64(fe.DiskBytenr)] = extent{sets.join(e.set, info.set), fe.DiskNumBytes}
 			}
 		})
 		if err != nil {

@@ -4,14 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sync"
 
 	"gobtrfs/disk"
 )
-
-// maxRecords bounds the memory of a diagnosis; what is beyond is counted by the
-// buckets that were left out.
-const maxRecords = 1 << 20
 
 // checkRefs compares the references in the extent tree with those that trees
 // and files make. While the sums of all buckets are zero nothing more is to be
@@ -31,52 +26,69 @@ func (c *checker) checkRefs() error {
 	if len(bad) == 0 {
 		return nil
 	}
-	records, cut, err := c.collectRefs(bad)
-	if err != nil {
+	records := &sorter[refRecord]{pool: c.pool, compare: compareRecords, absorb: sameReference}
+	defer records.drop()
+	if err := c.collectRefs(records, bad); err != nil {
 		return err
 	}
-	slices.SortFunc(records, func(a, b refRecord) int {
-		return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(a.kind, b.kind), compareRefs(&a.ref, &b.ref), cmp.Compare(a.from, b.from))
-	})
-	moved := movedRoots(records)
-	for len(records) > 0 {
-		n := sameAddress(records)
-		c.matchRefs(records[:n], moved)
-		records = records[n:]
-	}
-	if cut {
-		c.find.add(Finding{Code: CodeSearchCut, What: "references of more extents differ than could be compared one by one; check again after repair"})
-	}
-	return nil
-}
-
-// sameAddress is how many records at the beginning are about one extent.
-func sameAddress(records []refRecord) int {
-	n := 1
-	for n < len(records) && records[n].addr == records[0].addr {
-		n++
-	}
-	return n
-}
-
-// movedRoots are the trees that have an extent which nothing uses: if their root
-// item points to what is not in use, it is of an older state.
-func movedRoots(records []refRecord) map[disk.ObjectID]bool {
 	moved := make(map[disk.ObjectID]bool)
-	for len(records) > 0 {
-		n := sameAddress(records)
-		group := records[:n]
-		records = records[n:]
-		if slices.ContainsFunc(group, func(r refRecord) bool { return r.kind == refObserved }) {
-			continue
+	c.eachExtent(records, func(group []refRecord) { movedRoots(group, moved) })
+	cut := c.eachExtent(records, func(group []refRecord) { c.matchRefs(group, moved) })
+	if cut {
+		c.find.add(Finding{Code: CodeSearchCut, What: "an extent has more references than could be compared one by one"})
+	}
+	return c.pool.failure()
+}
+
+func compareRecords(a, b refRecord) int {
+	return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(a.kind, b.kind), compareRefs(&a.ref, &b.ref), cmp.Compare(a.length, b.length),
+		cmp.Compare(a.level, b.level), cmp.Compare(a.gen, b.gen), cmp.Compare(a.from, b.from))
+}
+
+// sameReference counts the same reference once more.
+func sameReference(last *refRecord, b refRecord) bool {
+	if b.kind == refItem || last.addr != b.addr || last.kind != b.kind || compareRefs(&last.ref, &b.ref) != 0 ||
+		last.length != b.length || last.level != b.level || last.gen != b.gen {
+		return false
+	}
+	last.count += b.count
+	return true
+}
+
+// eachExtent calls do with all records about one extent after the other. It says
+// whether there were too many of one.
+func (c *checker) eachExtent(records *sorter[refRecord], do func(group []refRecord)) (cut bool) {
+	var group []refRecord
+	m := records.read()
+	for {
+		r, ok := m.next()
+		if len(group) > 0 && (!ok || r.addr != group[0].addr) {
+			do(group)
+			group = group[:0]
 		}
-		for i := range group {
-			if r := &group[i]; r.kind == refDeclared && r.ref.Type == disk.KeyTreeBlockRef {
-				moved[r.ref.Root] = true
-			}
+		switch {
+		case !ok:
+			return cut
+		case len(group) < c.limits.records:
+			group = append(group, r)
+		default:
+			cut = true
 		}
 	}
-	return moved
+}
+
+// movedRoots adds the trees that have an extent which nothing uses: if their
+// root item points to what is not in use, it is of an older state. group is what
+// is known of one extent.
+func movedRoots(group []refRecord, moved map[disk.ObjectID]bool) {
+	if slices.ContainsFunc(group, func(r refRecord) bool { return r.kind == refObserved }) {
+		return
+	}
+	for i := range group {
+		if r := &group[i]; r.kind == refDeclared && r.ref.Type == disk.KeyTreeBlockRef {
+			moved[r.ref.Root] = true
+		}
+	}
 }
 
 func compareRefs(a, b *disk.ExtentRef) int {
@@ -86,23 +98,19 @@ func compareRefs(a, b *disk.ExtentRef) int {
 
 // collectRefs reads the leaves that hold references again and keeps the records
 // of the bad buckets. Interior blocks are still known.
-func (c *checker) collectRefs(bad map[int]bool) (records []refRecord, cut bool, err error) {
-	var mu sync.Mutex
-	keep := func(w *worker, r *refRecord) {
-		if !bad[w.bucket(r.addr)] {
-			return
+func (c *checker) collectRefs(records *sorter[refRecord], bad map[int]bool) error {
+	lists := make([]batch[refRecord], len(c.workers))
+	for i, w := range c.workers {
+		lists[i].max = max(minBatch, c.limits.records/len(c.workers)/4)
+		w.collect = func(w *worker, r *refRecord) {
+			if bad[w.bucket(r.addr)] {
+				lists[i].put(records, *r)
+			}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if len(records) >= maxRecords {
-			cut = true
-			return
-		}
-		records = append(records, *r)
-	}
-	for _, w := range c.workers {
-		w.collect = keep
-		defer func() { w.collect = nil }()
+		defer func() {
+			w.collect = nil
+			lists[i].flush(records)
+		}()
 	}
 	w := c.workers[0]
 	for i := range c.forests {
@@ -110,16 +118,15 @@ func (c *checker) collectRefs(bad map[int]bool) (records []refRecord, cut bool, 
 		for j := range f.roots {
 			w.observeRoot(&f.roots[j])
 		}
-		for l := range f.levels {
-			for j := range f.levels[l] {
-				info := &f.levels[l][j]
-				for k := range info.kids {
-					c.observeKid(w, &link{kind: info.kind}, info, &info.kids[k])
-				}
+		f.each(func(n *nodeInfo) bool {
+			for k := range int(n.kidN) {
+				kid := f.kid(n, k)
+				c.observeKid(w, &link{kind: n.kind}, n, &kid)
 			}
-		}
+			return true
+		})
 	}
-	err = c.again(func(n *nodeInfo) bool {
+	return c.again(func(n *nodeInfo) bool {
 		return n.kind == kindFile || n.kind == kindRoot || n.kind == kindExtent
 	}, func(w *worker, info *nodeInfo, n disk.Node) {
 		if info.kind == kindExtent {
@@ -134,29 +141,30 @@ func (c *checker) collectRefs(bad map[int]bool) (records []refRecord, cut bool, 
 			}
 		}
 	})
-	return records, cut, err
 }
 
 // again reads leaves a second time, for a diagnosis.
 func (c *checker) again(want func(*nodeInfo) bool, visit func(w *worker, info *nodeInfo, n disk.Node)) error {
 	for i := range c.forests {
-		f := &c.forests[i]
+		leaves := &c.forests[i].levels[0]
 		var links []link
-		var infos []*nodeInfo
-		for j := range f.levels[0] {
-			info := &f.levels[0][j]
-			if info.bad || !want(info) {
+		var infos []nodeInfo
+		for j := range leaves.len() {
+			if info := leaves.nodes.at(j); !info.bad && want(info) {
+				links = append(links, link{addr: info.addr, gen: info.gen, level: 0, kind: info.kind, owner: info.owner, root: true})
+				infos = append(infos, *info)
+			}
+			if len(links) < c.limits.leafBatch && j+1 < leaves.len() {
 				continue
 			}
-			links = append(links, link{addr: info.addr, gen: info.gen, level: 0, kind: info.kind, owner: info.owner, root: true})
-			infos = append(infos, info)
-		}
-		err := c.scan.scan(c.ctx, links, func(w, i int, n disk.Node) { visit(c.workers[w], infos[i], n) }, func(int) {})
-		if err != nil {
-			return err
+			err := c.scan.scan(c.ctx, links, func(w, i int, n disk.Node) { visit(c.workers[w], &infos[i], n) }, func(int) {})
+			if err != nil {
+				return err
+			}
+			links, infos = links[:0], infos[:0]
 		}
 	}
-	return nil
+	return c.pool.failure()
 }
 
 // matchRefs compares all records about one extent.
@@ -325,10 +333,40 @@ func refPlace(r *refRecord) Place {
 // parent.
 func (c *checker) collectFull() {
 	for _, w := range c.workers {
-		c.full = append(c.full, w.full...)
-		w.full = nil
+		w.full.flush(c.fullBlocks)
 	}
-	slices.Sort(c.full)
+	c.full = c.fullBlocks.settle()
+}
+
+// fullReader finds blocks in c.full. It is asked with rising addresses.
+type fullReader struct {
+	list *paged[disk.Logical]
+	at   int // everything below is smaller than what was asked for last
+}
+
+func (c *checker) fullReader() *fullReader { return &fullReader{list: c.full} }
+
+// has searches in steps that double, so that it costs little whether the
+// addresses asked for are many or few.
+func (r *fullReader) has(a disk.Logical) bool {
+	if r.list == nil {
+		return false
+	}
+	n := r.list.len()
+	step := 1
+	for r.at+step <= n && *r.list.at(r.at + step - 1) < a {
+		r.at += step
+		step *= 2
+	}
+	hi := min(r.at+step-1, n)
+	for r.at < hi {
+		if mid := (r.at + hi) / 2; *r.list.at(mid) < a {
+			r.at = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return r.at < n && *r.list.at(r.at) == a
 }
 
 // rootAt is the tree whose root item points to a, 0 if none does.

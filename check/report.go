@@ -28,6 +28,7 @@ type Stats struct {
 	CsumBytes   uint64 `json:"csum_bytes"`   // of data that has checksums
 	BytesUsed   uint64 `json:"bytes_used"`   // data and metadata
 	Verified    uint64 `json:"verified"`     // bytes of data verified, copies counted
+	Spilled     uint64 `json:"spilled"`      // bytes written to the temporary file
 }
 
 func (s *Stats) add(o *Stats) {
@@ -42,6 +43,7 @@ func (s *Stats) add(o *Stats) {
 	s.CsumBytes += o.CsumBytes
 	s.BytesUsed += o.BytesUsed
 	s.Verified += o.Verified
+	s.Spilled += o.Spilled
 }
 
 // Report is the outcome of a check.

@@ -150,7 +150,7 @@ type rootResult struct {
 
 // foldForest puts the leaves of all trees of a forest together.
 func (c *checker) foldForest(f *forest) {
-	fo := newFolder(c, f)
+	fo := &folder{c: c, f: f}
 	for i := range f.roots {
 		r := &f.roots[i]
 		fo.tree = r.id
@@ -202,7 +202,11 @@ func (c *checker) checkRoots() {
 			byID[r.key.ObjectID] = r
 		}
 	}
-	entries := make(map[rootLink]bool) // directory indexes that name subvolumes
+	refs := make(map[rootLink]bool, len(c.rootRefs)) // whether a directory index is the other side
+	for _, l := range c.rootRefs {
+		l.from = 0
+		refs[l] = false
+	}
 	whole := make(map[disk.ObjectID]bool)
 	for i := range c.results {
 		res := &c.results[i]
@@ -211,14 +215,31 @@ func (c *checker) checkRoots() {
 		c.checkOrphans(res)
 		for _, x := range res.rare {
 			for _, e := range x.subvols {
-				if !e.item {
-					entries[rootLink{parent: res.root.id, child: e.root, dir: e.dir, index: e.index, name: e.name}] = true
+				l := rootLink{parent: res.root.id, child: e.root, dir: e.dir, index: e.index, name: e.name}
+				if _, ok := refs[l]; ok {
+					refs[l] = true
+				} else {
+					c.rootStub(&l, byID)
 				}
 			}
 		}
 	}
-	c.checkRootRefs(byID, entries, whole)
+	if c.rares.cut() {
+		c.find.add(Finding{Code: CodeSearchCut, What: "there are more deleted files and subvolumes than fit in memory: not all of them were checked"})
+	}
+	c.checkRootRefs(byID, refs, whole)
 	c.checkUUIDs(byID)
+}
+
+// rootStub reports a directory index that names a subvolume which is not below
+// the tree: a snapshot has those of its source.
+func (c *checker) rootStub(l *rootLink, byID map[disk.ObjectID]*rootRecord) {
+	p := byID[l.parent]
+	f := Finding{Code: CodeRootStub, Place: Place{Tree: l.parent, Inode: l.dir}, What: fmt.Sprintf("entry %q names subvolume %v, which is not below this one; it shows as an empty directory", l.name, l.child)}
+	if p != nil && p.item.ParentUUID.IsZero() && p.key.Offset == 0 && byID[l.child] != nil && byID[l.child].item.Refs > 0 {
+		f.Code = CodeRootRef
+	}
+	c.find.add(f)
 }
 
 // checkOrphans checks that each unlinked inode of a tree has an orphan item.
@@ -234,7 +255,7 @@ func (c *checker) checkOrphans(res *rootResult) {
 	}
 	for _, x := range res.rare {
 		for _, ino := range x.unlinked {
-			if !have[ino] && res.whole {
+			if !have[ino] && res.whole && !c.rares.cut() {
 				c.find.add(Finding{Code: CodeInodeOrphan, Place: Place{Tree: res.root.id, Inode: ino}, What: "an inode without names has no orphan item"})
 			}
 		}
@@ -244,8 +265,8 @@ func (c *checker) checkOrphans(res *rootResult) {
 // checkRootRefs checks that every subvolume has a reference, a back reference
 // and a directory entry that agree, and that every one being deleted is listed
 // as an orphan.
-func (c *checker) checkRootRefs(byID map[disk.ObjectID]*rootRecord, entries map[rootLink]bool, whole map[disk.ObjectID]bool) {
-	refs, backs := make(map[rootLink]bool), make(map[rootLink]bool)
+func (c *checker) checkRootRefs(byID map[disk.ObjectID]*rootRecord, refs map[rootLink]bool, whole map[disk.ObjectID]bool) {
+	backs := make(map[rootLink]bool, len(c.rootBackrefs))
 	count := make(map[disk.ObjectID]uint32)
 	bad := func(l *rootLink, what string) {
 		c.find.add(Finding{Code: CodeRootRef, Place: Place{Tree: l.child, Path: l.name}, What: what})
@@ -256,7 +277,6 @@ func (c *checker) checkRootRefs(byID map[disk.ObjectID]*rootRecord, entries map[
 	}
 	for _, l := range c.rootRefs {
 		l.from = 0
-		refs[l] = true
 		count[l.child]++
 		switch {
 		case !backs[l]:
@@ -264,26 +284,15 @@ func (c *checker) checkRootRefs(byID map[disk.ObjectID]*rootRecord, entries map[
 		case byID[l.child] == nil:
 			bad(&l, "a reference to a subvolume that does not exist")
 		}
-		if !entries[l] && whole[l.parent] {
+		if !refs[l] && whole[l.parent] && !c.rares.cut() {
 			bad(&l, fmt.Sprintf("no entry at index %d of directory %d of tree %v names the subvolume", l.index, l.dir, l.parent))
 		}
 	}
 	for _, l := range c.rootBackrefs {
 		l.from = 0
-		if !refs[l] {
+		if _, ok := refs[l]; !ok {
 			bad(&l, fmt.Sprintf("the back reference of a subvolume to tree %v, directory %d, has no reference that agrees", l.parent, l.dir))
 		}
-	}
-	for l := range entries {
-		if refs[l] {
-			continue
-		}
-		p := byID[l.parent]
-		f := Finding{Code: CodeRootStub, Place: Place{Tree: l.parent, Inode: l.dir}, What: fmt.Sprintf("entry %q names subvolume %v, which is not below this one; it shows as an empty directory", l.name, l.child)}
-		if p != nil && p.item.ParentUUID.IsZero() && p.key.Offset == 0 && byID[l.child] != nil && byID[l.child].item.Refs > 0 {
-			f.Code = CodeRootRef
-		}
-		c.find.add(f)
 	}
 	c.checkRootCounts(count)
 }

@@ -13,13 +13,12 @@ func (c *checker) checkSimpleQuota() error {
 	since := c.quota.status.EnableGen
 	got := make(map[disk.ObjectID]uint64)
 	for i := range c.forests {
-		for l := range c.forests[i].levels {
-			for j := range c.forests[i].levels[l] {
-				if n := &c.forests[i].levels[l][j]; !n.bad && n.owner.IsSubvolume() && n.gen >= since {
-					got[n.owner] += uint64(c.geo.NodeSize)
-				}
+		c.forests[i].each(func(n *nodeInfo) bool {
+			if !n.bad && n.owner.IsSubvolume() && n.gen >= since {
+				got[n.owner] += uint64(c.geo.NodeSize)
 			}
-		}
+			return true
+		})
 	}
 	var mu sync.Mutex
 	err := c.again(func(n *nodeInfo) bool { return n.kind == kindExtent }, func(_ *worker, _ *nodeInfo, n disk.Node) {

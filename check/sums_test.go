@@ -7,64 +7,6 @@ import (
 	"gobtrfs/disk"
 )
 
-// TestSectorMapAgainstModel compares with a plain set.
-func TestSectorMapAgainstModel(t *testing.T) {
-	t.Parallel()
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 50 {
-		m, other := newSectorMap(4096), newSectorMap(4096)
-		model, otherModel := map[uint64]bool{}, map[uint64]bool{}
-		fill := func(m *sectorMap, model map[uint64]bool) {
-			for range 30 {
-				start, n := rng.Uint64N(3*pageSectors), 1+rng.Uint64N(40)
-				if rng.IntN(8) == 0 {
-					start, n = start/pageSectors*pageSectors, pageSectors
-				}
-				m.add(start*4096, n*4096)
-				for s := start; s < start+n; s++ {
-					model[s] = true
-				}
-			}
-		}
-		fill(m, model)
-		fill(other, otherModel)
-		for _, in := range []bool{false, true} {
-			got := map[uint64]bool{}
-			m.compare(other, in, func(start, length uint64) bool {
-				for s := start / 4096; s < (start+length)/4096; s++ {
-					got[s] = true
-				}
-				return true
-			})
-			for s := uint64(0); s < 5*pageSectors; s++ {
-				if want := model[s] && otherModel[s] == in; got[s] != want {
-					t.Fatalf("sector %d, in %v: %v, want %v", s, in, got[s], want)
-				}
-			}
-		}
-		for range 100 {
-			start, n := rng.Uint64N(4*pageSectors), 1+rng.Uint64N(10)
-			want := false
-			for s := start; s < start+n; s++ {
-				want = want || model[s]
-			}
-			if m.has(start*4096, n*4096) != want {
-				t.Fatalf("has(%d, %d) is not %v", start, n, want)
-			}
-		}
-	}
-}
-
-// TestSectorMapOfWrappingRange ends.
-func TestSectorMapOfWrappingRange(t *testing.T) {
-	t.Parallel()
-	m := newSectorMap(4096)
-	m.add(^uint64(0)-8191, 1<<20)
-	if !m.has(^uint64(0)-4095, 1) {
-		t.Error("the end of the address space is missing")
-	}
-}
-
 // TestRangesThatPartitionCancel: the terms of extents and free space are those of
 // the group exactly when they cover it once.
 func TestRangesThatPartitionCancel(t *testing.T) {

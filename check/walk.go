@@ -3,20 +3,40 @@ package check
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"gobtrfs/disk"
+)
+
+// slot is what a visit finds out about one tree block.
+type slot struct {
+	info   nodeInfo
+	index  int // of the block in its level
+	kids   []kid
+	seg    segment // of a leaf of files
+	hasSeg bool
+	rare   *rareItems
+}
+
+// How many blocks are read before what was found is put away: enough that no
+// CPU waits long for the others.
+const (
+	maxLeafBatch     = 4096
+	maxInteriorBatch = 256
 )
 
 // walk reads the trees of f level by level, from the highest. The blocks of one
 // level are read in the order of their addresses, each once, whatever the
 // number of trees that it belongs to.
 func (c *checker) walk(ctx context.Context, f *forest) error {
-	var waiting [disk.MaxLevel][]link
+	f.kids, f.segs, f.memos = newPaged[kid](c.pool), newPaged[segment](c.pool), newPaged[memo](c.pool)
+	var waiting [disk.MaxLevel]*sorter[link]
+	for l := range waiting {
+		waiting[l] = &sorter[link]{pool: c.pool, compare: compareLinks, absorb: sameBlock}
+	}
 	drops := &dropPaths{at: make(map[disk.Logical]treeRoot)}
 	for i := range f.roots {
 		r := &f.roots[i]
-		waiting[r.level] = append(waiting[r.level], r.link)
+		waiting[r.level].hand([]link{r.link})
 		if r.dead && r.dropKey != (disk.Key{}) {
 			drops.at[r.addr] = *r
 		}
@@ -24,42 +44,94 @@ func (c *checker) walk(ctx context.Context, f *forest) error {
 		c.stats.Trees++
 	}
 	for level := disk.MaxLevel - 1; level >= 0; level-- {
-		links := distinct(waiting[level])
-		waiting[level] = nil
-		if len(links) == 0 {
-			continue
+		if level > 0 {
+			for _, w := range c.workers {
+				w.below = waiting[level-1]
+			}
 		}
-		f.levels[level] = make([]nodeInfo, len(links))
-		if err := c.walkLevel(ctx, f, level, links, drops); err != nil {
+		if err := c.walkLevel(ctx, f, level, waiting[level], drops); err != nil {
 			return err
 		}
+		waiting[level].drop()
 		if level == 0 {
 			break
 		}
 		for _, w := range c.workers {
-			waiting[level-1] = append(waiting[level-1], w.links...)
-			w.links = nil
+			w.links.flush(w.below)
 		}
 	}
-	return nil
+	return c.pool.failure()
 }
 
-func (c *checker) walkLevel(ctx context.Context, f *forest, level int, links []link, drops *dropPaths) error {
-	nodes := f.levels[level]
+func (c *checker) walkLevel(ctx context.Context, f *forest, level int, waiting *sorter[link], drops *dropPaths) error {
+	m := waiting.read()
+	n := c.limits.interiorBatch
+	if level == 0 {
+		n = c.limits.leafBatch
+	}
+	links := c.links
+	full := c.fullReader()
+	for {
+		links = links[:0]
+		for len(links) < n {
+			at, ok := m.next()
+			if !ok {
+				break
+			}
+			at.full = full.has(at.addr)
+			links = append(links, at)
+		}
+		if len(links) == 0 {
+			return nil
+		}
+		if n := len(links); n > len(c.slots) {
+			c.slots = make([]slot, n)
+		}
+		c.links = links
+		if err := c.visitBatch(ctx, f, level, links, c.slots[:len(links)], drops); err != nil {
+			return err
+		}
+	}
+}
+
+// visitBatch reads some blocks of one level and puts away what they hold.
+func (c *checker) visitBatch(ctx context.Context, f *forest, level int, links []link, slots []slot, drops *dropPaths) error {
+	base := f.levels[level].len()
 	visit := func(w, i int, n disk.Node) {
-		info := &nodes[i]
-		c.enter(&links[i], info, n)
+		s := &slots[i]
+		*s = slot{index: base + i, kids: s.kids[:0]}
+		c.enter(&links[i], &s.info, n)
 		if level > 0 {
-			c.visitInterior(c.workers[w], &links[i], info, n, drops)
+			c.visitInterior(c.workers[w], &links[i], s, n, drops)
 		} else {
-			c.visitLeaf(c.workers[w], info, n)
+			c.visitLeaf(c.workers[w], s, n)
 		}
 	}
 	failed := func(i int) {
-		nodes[i] = nodeInfo{addr: links[i].addr, level: links[i].level, kind: links[i].kind, bad: true}
+		slots[i] = slot{info: nodeInfo{addr: links[i].addr, level: links[i].level, kind: links[i].kind, bad: true}}
 		c.broken.Store(true)
 	}
-	return c.scan.scan(ctx, links, visit, failed)
+	if err := c.scan.scan(ctx, links, visit, failed); err != nil {
+		return err
+	}
+	for i := range slots {
+		s := &slots[i]
+		if s.info.kidN = int32(len(s.kids)); s.info.kidN > 0 {
+			s.info.kids = int64(f.kids.len())
+			for k := range s.kids {
+				f.kids.add(s.kids[k])
+			}
+		}
+		if s.hasSeg {
+			s.info.seg = int64(f.segs.add(s.seg)) + 1
+		}
+		if s.rare != nil {
+			f.rares = append(f.rares, s.rare)
+			s.info.rare = int32(len(f.rares))
+		}
+		f.levels[level].add(c.pool, &s.info)
+	}
+	return nil
 }
 
 // enter fills in what is known of any block, and checks its header.
@@ -68,7 +140,7 @@ func (c *checker) enter(at *link, info *nodeInfo, n disk.Node) {
 	if info.items > 0 {
 		info.first, info.last = n.Key(0), n.Key(int(info.items)-1)
 	}
-	_, info.full = slices.BinarySearch(c.full, at.addr)
+	info.full = at.full
 	if uint64(info.gen) > uint64(c.geo.Generation)+1 || at.kind != kindLog && at.kind != kindLogRoot && info.gen > c.geo.Generation {
 		c.find.add(Finding{Code: CodeNodeGeneration, Place: at.place(), What: "a tree block is newer than the superblock",
 			Expected: fmt.Sprintf("at most %d", uint64(c.geo.Generation)), Found: fmt.Sprint(uint64(info.gen))})
@@ -119,8 +191,9 @@ func (c *checker) checkOwner(at *link, info *nodeInfo) {
 }
 
 // visitInterior takes the pointers of an interior block.
-func (c *checker) visitInterior(w *worker, at *link, info *nodeInfo, n disk.Node, drops *dropPaths) {
+func (c *checker) visitInterior(w *worker, at *link, s *slot, n disk.Node, drops *dropPaths) {
 	w.stats.Nodes++
+	info := &s.info
 	first := 0
 	if r, ok := drops.get(at.addr); ok && int(at.level) >= r.dropLevel {
 		first = n.ChildSlot(r.dropKey)
@@ -129,11 +202,10 @@ func (c *checker) visitInterior(w *worker, at *link, info *nodeInfo, n disk.Node
 			drops.put(n.BlockPtr(first), r)
 		}
 	}
-	info.kids = make([]kid, 0, n.NrItems()-first)
 	for i := first; i < n.NrItems(); i++ {
 		k := kid{n.Key(i), n.BlockPtr(i), n.PtrGeneration(i)}
-		info.kids = append(info.kids, k)
-		w.links = append(w.links, link{addr: k.addr, gen: k.gen, first: k.key, parent: at.addr, owner: at.owner, level: at.level - 1, kind: at.kind})
+		s.kids = append(s.kids, k)
+		w.links.put(w.below, link{addr: k.addr, gen: k.gen, first: k.key, parent: at.addr, owner: at.owner, level: at.level - 1, kind: at.kind})
 		if k.gen > info.gen {
 			kk := k.key
 			c.find.add(Finding{Code: CodeNodeGeneration, Place: Place{Tree: at.owner, Logical: at.addr, Key: &kk}, What: "a pointer is newer than the tree block that it stands in",
@@ -141,19 +213,7 @@ func (c *checker) visitInterior(w *worker, at *link, info *nodeInfo, n disk.Node
 		}
 		c.observeKid(w, at, info, &k)
 	}
-	w.thinLinks()
 }
-
-// thinLinks drops links to the same blocks now and then: a thousand snapshots
-// have a thousand pointers to each block that they share.
-func (w *worker) thinLinks() {
-	if len(w.links) >= max(w.linksMax, minLinks) {
-		w.links = distinct(w.links)
-		w.linksMax = 2 * len(w.links)
-	}
-}
-
-const minLinks = 1 << 14
 
 // observeKid takes the reference that a pointer makes: by parent if the block's
 // references are, else by the tree that the block was made for.
@@ -182,13 +242,14 @@ func (w *worker) observeRoot(r *treeRoot) {
 }
 
 // visitLeaf reads a leaf by the kind of its tree.
-func (c *checker) visitLeaf(w *worker, info *nodeInfo, n disk.Node) {
+func (c *checker) visitLeaf(w *worker, s *slot, n disk.Node) {
 	w.stats.Nodes++
+	info := &s.info
 	switch info.kind {
 	case kindRoot:
-		c.visitRoot(w, info, n)
+		c.visitRoot(w, s, n)
 	case kindFile:
-		c.visitFile(w, info, n)
+		c.visitFile(w, s, n)
 	case kindExtent:
 		c.visitExtent(w, info, n)
 	case kindBlockGroup:
@@ -208,7 +269,7 @@ func (c *checker) visitLeaf(w *worker, info *nodeInfo, n disk.Node) {
 	case kindLogRoot:
 		c.visitLogRoot(info, n)
 	case kindLog:
-		c.visitLog(info, n)
+		c.visitLog(w, info, n)
 	}
 }
 

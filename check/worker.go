@@ -11,16 +11,17 @@ const (
 
 // worker is what one goroutine of the scanner adds up; nothing in it is shared.
 type worker struct {
-	c        *checker
-	stats    Stats
-	refs     [buckets]uint64 // terms of the extent tree less those of what refers to extents
-	groups   []groupSums     // by chunk
-	last     int             // chunk of the last address looked up
-	links    []link          // to the next level
-	linksMax int             // when links are thinned out next
-	full     []disk.Logical  // tree blocks whose references are by parent
-	maps     []bitmapEdge
-	collect  func(w *worker, r *refRecord) // diagnosis: records in place of sums
+	c       *checker
+	stats   Stats
+	refs    [buckets]uint64 // terms of the extent tree less those of what refers to extents
+	groups  []groupSums     // by chunk
+	last    int             // chunk of the last address looked up
+	below   *sorter[link]   // the next level
+	links   batch[link]     // to it
+	full    batch[disk.Logical]
+	spans   [spanKinds]batch[span]
+	maps    []bitmapEdge
+	collect func(w *worker, r *refRecord) // diagnosis: records in place of sums
 }
 
 // groupSums is what the extents and the free space in one chunk add up to.
@@ -43,7 +44,12 @@ func (g *groupSums) add(o *groupSums) {
 }
 
 func newWorker(c *checker) *worker {
-	return &worker{c: c, groups: make([]groupSums, len(c.chunks))}
+	w := &worker{c: c, groups: make([]groupSums, len(c.chunks))}
+	w.links.max, w.full.max = c.limits.links, c.limits.full
+	for k := range w.spans {
+		w.spans[k].max = c.limits.spans
+	}
+	return w
 }
 
 // chunkOf is the index of the chunk that holds addr, -1 if none does.

@@ -34,6 +34,8 @@ be done.`,
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line: findings, then a summary")
 	f.BoolVar(&o.progress, "progress", false, "show progress on standard error")
 	f.IntVar(&o.max, "max-findings", 100, "findings of one kind that are listed; all are counted")
+	f.Int64Var(&o.memory, "memory", check.DefaultMemory, "take at most about this many `BYTES`; what does not fit goes to a temporary file")
+	f.StringVar(&o.tempDir, "temp-dir", "", "`DIR` for the temporary file (default: $TMPDIR)")
 	f.IntVar(&o.workers, "workers", 0, "goroutines (0: one for each CPU)")
 	return cmd
 }
@@ -43,6 +45,8 @@ type checkFlags struct {
 	verify, json, progress bool
 	degraded               bool
 	max, workers           int
+	memory                 int64
+	tempDir                string
 }
 
 // registerMembers adds the flags that say where the filesystem is, to verbs that
@@ -62,7 +66,7 @@ func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
 		return err
 	}
 	var last atomic.Pointer[check.Progress]
-	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Progress: func(p check.Progress) { last.Store(&p) }}
+	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Memory: o.memory, TempDir: o.tempDir, Progress: func(p check.Progress) { last.Store(&p) }}
 	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load()) })
 	r, err := check.Run(ctx, m.devs, opt)
 	st.Close()
