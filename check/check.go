@@ -289,6 +289,9 @@ func (c *checker) compare() error {
 	if err := c.checkCsums(); err != nil {
 		return err
 	}
+	if err := c.checkStripes(); err != nil {
+		return err
+	}
 	if err := c.checkQuota(); err != nil || !c.o.VerifyData {
 		return err
 	}

@@ -186,6 +186,7 @@ const (
 	CodeCsumUnwanted    Code = "csum-unwanted"
 	CodeCsumOverlap     Code = "csum-overlap"
 	CodeCsumPrealloc    Code = "csum-preallocated"
+	CodeRaidStripe      Code = "raid-stripe"
 	CodeInodeMissing    Code = "inode-missing"
 	CodeInodeItem       Code = "inode-item"
 	CodeInodeNlink      Code = "inode-link-count"
@@ -262,6 +263,7 @@ var codes = map[Code]codeInfo{
 	CodeCsumUnwanted:    {Error, "data without checksums has some: reading it may fail", true},
 	CodeCsumOverlap:     {Error, "data may be verified with the wrong checksum", true},
 	CodeCsumPrealloc:    {Warning, "harmless: space that reads as zeros is not verified; a file that shared it may have been written to and removed", true},
+	CodeRaidStripe:      {Error, "data cannot be found on its devices, or would be overwritten there; do not mount it for writing", false},
 	CodeInodeMissing:    {Error, "the file cannot be opened; its contents may be recoverable", true},
 	CodeInodeItem:       {Error, meansFile, true},
 	CodeInodeNlink:      {Error, "removing the file's names can lose it early or leave it behind", true},

@@ -138,8 +138,11 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 	}
 	if out.edge.any && sub.edge.any && sub.edge.start < out.edge.end {
 		code := CodeExtentOverlap
-		if info.kind == kindCsum {
+		switch info.kind {
+		case kindCsum:
 			code = CodeCsumOverlap
+		case kindStripe:
+			code = CodeRaidStripe
 		}
 		c.find.add(Finding{Code: code, Place: Place{Tree: fo.tree, Logical: at.addr},
 			What: fmt.Sprintf("a range that starts at %d overlaps the one before, which ends at %d", sub.edge.start, out.edge.end)})

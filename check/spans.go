@@ -7,7 +7,7 @@ import (
 // span is a range of data, in bytes of the logical address space.
 type span struct {
 	start, end uint64
-	leaf       int64 // spanDeferred: the leaf whose first inode uses it
+	leaf       int64 // spanDeferred: whose first inode uses it
 }
 
 // spanKind says what is known of the data in a span.
@@ -22,6 +22,8 @@ const (
 	spanDeferred                  // must have some unless its inode says otherwise, which is not known yet
 	spanLogCsum                   // has checksums in a log tree
 	spanLogNeed                   // must have some, there or in the checksum tree
+	spanStripe                    // has places in the raid-stripe-tree
+	spanStride                    // one of these places: physical, leaf is the device
 	spanKinds
 )
 
@@ -46,6 +48,7 @@ func newSpans(p *pool) (out [spanKinds]*sorter[span]) {
 		out[k] = &sorter[span]{pool: p, compare: compareSpans, absorb: joinSpans}
 	}
 	out[spanDeferred].compare, out[spanDeferred].absorb = compareDeferred, joinDeferred
+	out[spanStride].compare, out[spanStride].absorb = compareStrides, keepApart
 	return out
 }
 

@@ -262,6 +262,8 @@ func (c *checker) visitLeaf(w *worker, s *slot, n disk.Node) {
 		c.visitChunk(info, n)
 	case kindDev:
 		c.visitDev(info, n)
+	case kindStripe:
+		c.visitStripe(w, info, n)
 	case kindUUID:
 		c.visitUUID(info, n)
 	case kindQuota:
