@@ -41,6 +41,21 @@ type Options struct {
 	IgnoreDataChecksums bool
 	// CacheBytes bounds the memory for tree blocks. Default: DefaultCacheBytes.
 	CacheBytes int64
+	// Compress is how contents that are written are compressed unless the file
+	// says otherwise: "zlib", "lzo" or "zstd", for zlib and zstd with a level
+	// ("zstd:3"). Default: only files that say so are.
+	Compress string
+	// CompressForce compresses whatever gets smaller by it, without guessing
+	// whether that is likely, and also files that are marked as not worth it.
+	CompressForce bool
+	// NoDataCow makes new files ones that are written in place, without
+	// checksums and compression. NoDataSum makes new files ones without
+	// checksums. Default: neither.
+	NoDataCow, NoDataSum bool
+	// DirtyBytes bounds the contents that wait in memory until Sync or until
+	// there are enough of them for long extents; beyond it, writing waits for
+	// the devices. Default: 128 MiB.
+	DirtyBytes uint64
 	// Events are told of damage and repairs. Default: nobody is.
 	Events Events
 	// Clock and Rand are where times and UUIDs of what is written come from.
@@ -112,6 +127,7 @@ func OpenDevices(ctx context.Context, devs []blockdev.Device, o Options) (*FS, e
 func (f *FS) Close() error {
 	var errs []error
 	if f.w != nil {
+		f.w.Close()
 		f.w.Txn().Close()
 	}
 	for _, d := range f.devices {

@@ -1,6 +1,7 @@
 package btrfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/clock"
+	"gobtrfs/internal/compress"
 	"gobtrfs/internal/fstree"
 	"gobtrfs/internal/txn"
 )
@@ -24,6 +26,10 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 	if o.BackupRoot != 0 || o.SuperMirror != 0 || o.Degraded || o.IgnoreDataChecksums {
 		return fmt.Errorf("open for writing: %w: another state than the last, or not all devices", ErrReadOnly)
 	}
+	spec, err := compress.ParseSpec(cmp.Or(o.Compress, "none"))
+	if err != nil {
+		return err
+	}
 	base := f.Store()
 	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
 		Clock: o.Clock, Rand: o.Rand,
@@ -35,11 +41,14 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 			f.store.Swap(next).Retire()
 			return nil
 		},
+		Flush: func(ctx context.Context) error { return f.w.FlushFree(ctx) },
 	})
 	if err != nil {
 		return err
 	}
-	f.w = fstree.NewWriter(tx, base)
+	f.w = fstree.NewWriter(tx, base, fstree.WriterOptions{
+		Compress: spec, CompressForce: o.CompressForce, NoDataCow: o.NoDataCow, NoDataSum: o.NoDataSum, DirtyBytes: o.DirtyBytes,
+	})
 	if err := f.w.Recover(ctx); err != nil {
 		tx.Close()
 		return fmt.Errorf("finish what was left half done: %w", err)

@@ -18,6 +18,11 @@ const cloneBatch = 32
 // (sub, ino): both then refer to the same extents until one is written. A file
 // of many extents takes several operations; the size comes with the last.
 func (w *Writer) Clone(ctx context.Context, sub, ino, toSub, to disk.ObjectID) error {
+	unlock, err := w.settleBoth(ctx, fileKey{sub, ino}, fileKey{toSub, to})
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	next := uint64(0)
 	for done := false; !done; {
 		if err := context.Cause(ctx); err != nil {

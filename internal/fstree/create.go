@@ -67,7 +67,7 @@ func (e *edit) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 		return 0, err
 	}
 	if link {
-		if err := e.insertInline(ctx, ino, []byte(a.Target)); err != nil {
+		if err := e.insertInline(ctx, ino, []byte(a.Target), uint64(len(a.Target)), disk.CompressNone); err != nil {
 			return 0, err
 		}
 	}
@@ -112,8 +112,13 @@ func (e *edit) newInode(parent *disk.InodeItem, a Attr) disk.InodeItem {
 	}
 	if a.Mode&modeType == modeDir || a.Mode&modeType == modeReg {
 		item.Flags = parent.Flags & (disk.InodeCompress | disk.InodeNoCompress | disk.InodeNoDataCow)
-		if item.Flags&disk.InodeNoDataCow != 0 && a.Mode&modeType == modeReg {
-			item.Flags |= disk.InodeNoDataSum
+		if a.Mode&modeType == modeReg {
+			if e.w.opts.NoDataCow {
+				item.Flags |= disk.InodeNoDataCow
+			}
+			if e.w.opts.NoDataSum || item.Flags&disk.InodeNoDataCow != 0 {
+				item.Flags |= disk.InodeNoDataSum
+			}
 		}
 	}
 	return item

@@ -16,6 +16,9 @@ type Extent struct {
 	// Hole says that the range reads as zeros and takes no space; preallocated
 	// ranges are not holes but read as zeros as well.
 	Hole bool
+	// Pending says that the contents wait in memory and have no place yet;
+	// there is no Item then.
+	Pending bool
 }
 
 // IsData says whether the range has contents of its own (SEEK_DATA): it is
@@ -32,11 +35,29 @@ type ExtentIter struct {
 	size uint64
 	ent  Extent
 	err  error
+
+	over   []span // pending ranges that are still ahead
+	rest   Extent // of the tree
+	hidden uint64 // what rest has in front of this was passed, or is under a pending range
 }
 
 // Extents starts with the extent or hole that holds offset off of a file of
 // size bytes.
 func (v *Subvol) Extents(ctx context.Context, ino disk.ObjectID, size, off uint64) ExtentIter {
+	it := v.treeExtents(ctx, ino, size, off)
+	if b := v.store.pending; b != nil {
+		if f := b.find(fileKey{v.id, ino}); f != nil {
+			it.over = f.touched(v.store.sectorSize)
+			for len(it.over) > 0 && it.over[0].to <= off {
+				it.over = it.over[1:]
+			}
+		}
+	}
+	return it
+}
+
+// treeExtents is Extents without what is pending.
+func (v *Subvol) treeExtents(ctx context.Context, ino disk.ObjectID, size, off uint64) ExtentIter {
 	it := ExtentIter{v: v, ino: ino, pos: off, size: size}
 	if off >= size {
 		return it
@@ -52,6 +73,42 @@ func (v *Subvol) Extents(ctx context.Context, ino disk.ObjectID, size, off uint6
 // Next moves to the next range and says whether there is one. The first and
 // the last range are whole extents even where off or the size cut them.
 func (it *ExtentIter) Next() bool {
+	if len(it.over) == 0 && it.hidden == 0 {
+		return it.next()
+	}
+	for it.rest.End <= it.hidden {
+		if !it.next() {
+			return false
+		}
+		it.rest = it.ent
+	}
+	if it.rest.Start < it.hidden {
+		it.rest.skipTo(it.hidden)
+	}
+	it.ent = it.rest
+	if len(it.over) > 0 {
+		switch s := it.over[0]; {
+		case s.from <= it.rest.Start:
+			it.over = it.over[1:]
+			it.ent = Extent{Start: s.from, End: s.to, Pending: true}
+		case s.from < it.rest.End:
+			it.ent.End = s.from
+		}
+	}
+	it.hidden = it.ent.End
+	return true
+}
+
+// skipTo takes away what lies before an offset inside the extent.
+func (e *Extent) skipTo(at uint64) {
+	if !e.Hole && e.Item.Type != disk.FileExtentInline {
+		e.Item.Offset += at - e.Start
+		e.Item.NumBytes -= at - e.Start
+	}
+	e.Start = at
+}
+
+func (it *ExtentIter) next() bool {
 	for it.err == nil && it.pos < it.size {
 		if !it.cur.valid() {
 			if it.err = it.cur.err(); it.err != nil {

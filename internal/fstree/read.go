@@ -44,7 +44,52 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off uint64) (n int, err e
 	if short {
 		p = p[:r.size-off]
 	}
-	it := r.v.Extents(ctx, r.ino, r.size, off)
+	if f := r.pending(); f != nil {
+		n, err = r.readBehind(ctx, f, p, off)
+	} else {
+		n, err = r.readTree(ctx, p, off)
+	}
+	if err == nil && short {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// pending is the file's entry if it may have contents that are in no tree.
+func (r *Reader) pending() *pendingFile {
+	if b := r.v.store.pending; b != nil {
+		return b.find(fileKey{r.v.id, r.ino})
+	}
+	return nil
+}
+
+// readBehind reads what the tree has and lays over it what is pending.
+func (r *Reader) readBehind(ctx context.Context, f *pendingFile, p []byte, off uint64) (int, error) {
+	k := inodeKey(r.ino)
+	data, ok, err := r.v.items.get(ctx, k)
+	if err != nil || !ok {
+		return 0, err
+	}
+	item, err := disk.ParseInodeItem(data)
+	if err != nil {
+		return 0, r.v.corrupt(k, err)
+	}
+	// Behind the file's end in the tree may be anything.
+	n := uint64(0)
+	if off < item.Size {
+		n = min(uint64(len(p)), item.Size-off)
+		if n, err := r.readTree(ctx, p[:n], off); err != nil {
+			return n, err
+		}
+	}
+	clear(p[n:])
+	f.read(p, off)
+	return len(p), nil
+}
+
+// readTree fills p, which lies inside the file.
+func (r *Reader) readTree(ctx context.Context, p []byte, off uint64) (n int, err error) {
+	it := r.v.treeExtents(ctx, r.ino, r.size, off)
 	for n < len(p) && it.Next() {
 		e := it.Extent()
 		pos := off + uint64(n)
@@ -54,13 +99,7 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off uint64) (n int, err e
 		}
 		n += len(piece)
 	}
-	if err := it.Err(); err != nil {
-		return n, err
-	}
-	if short {
-		return n, io.EOF
-	}
-	return n, nil
+	return n, it.Err()
 }
 
 // readExtent fills p from offset skip of the extent's range.

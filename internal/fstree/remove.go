@@ -179,6 +179,7 @@ const evictBatch = 8
 // evict removes items of an inode without names, the inode itself last, and
 // says whether it is gone.
 func (e *edit) evict(ctx context.Context, ino disk.ObjectID) (done bool, err error) {
+	e.w.forgetInode(fileKey{e.t.ID(), ino})
 	var freed uint64
 	for range evictBatch {
 		it, ok, err := e.t.Floor(ctx, disk.Key{ObjectID: ino, Type: 255, Offset: 1<<64 - 1})

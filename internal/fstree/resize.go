@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/space"
 )
 
 // truncateBatch is how many extents one operation of a truncation removes.
@@ -18,6 +19,14 @@ const truncateBatch = 64
 func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint64) error {
 	if size > math.MaxInt64 {
 		return fmt.Errorf("size %d: %w", size, syscall.EFBIG)
+	}
+	f, err := w.lock(ctx, fileKey{sub, ino})
+	if err != nil {
+		return err
+	}
+	defer w.unlock(f)
+	if err := w.trim(ctx, f, size); err != nil {
+		return err
 	}
 	for done := false; !done; {
 		err := w.doData(ctx, sub, itemsWrite+truncateBatch, 2*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
@@ -44,6 +53,35 @@ func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint
 		}
 	}
 	return nil
+}
+
+// trim brings what waits of a file in front of an offset into the tree, and
+// forgets the rest, if the file may be cut there.
+//
+// REQUIRES: busy of f.
+func (w *Writer) trim(ctx context.Context, f *pendingFile, size uint64) error {
+	if err := w.learn(ctx, f); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	if f.flags&disk.InodeAppend != 0 {
+		f.mu.Unlock()
+		return fmt.Errorf("inode %d may only be appended to: %w", uint64(f.key.ino), syscall.EPERM)
+	}
+	bytes, runs := f.segs.bytes(), len(f.segs)
+	f.segs.cut(size, math.MaxUint64)
+	var left promise
+	var items space.Bytes
+	if len(f.segs) == 0 {
+		left.data, items = f.data, f.items
+		f.data, f.items = 0, 0
+	}
+	w.late.account(f, int(f.segs.bytes())-int(bytes), len(f.segs)-runs)
+	w.late.idle(f)
+	f.mu.Unlock()
+	w.tx.ReleaseData(left.data)
+	w.tx.ReleaseItems(items)
+	return w.flushHeld(ctx, f)
 }
 
 // extend makes the file longer; what is new reads as zeros.
@@ -128,7 +166,7 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 			f.item.Size = min(f.item.Size, ext.End)
 			if len(whole) > 0 { // the rest goes by without it
 				f.item.NBytes += uint64(len(whole))
-				return false, f.insertInline(ctx, f.ino, whole)
+				return false, f.insertInline(ctx, f.ino, whole, uint64(len(whole)), disk.CompressNone)
 			}
 			return false, nil
 		}
@@ -139,7 +177,7 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 	f.item.Size = size
 	if len(whole) > 0 {
 		f.item.NBytes += uint64(len(whole))
-		return true, f.insertInline(ctx, f.ino, whole)
+		return true, f.insertInline(ctx, f.ino, whole, uint64(len(whole)), disk.CompressNone)
 	}
 	return true, f.clearTail(ctx)
 }
@@ -157,10 +195,7 @@ func (f *fileEdit) zeroTail(ctx context.Context, size uint64) error {
 	if err := f.read(ctx, buf[:size-from], from); err != nil {
 		return err
 	}
-	if err := f.drop(ctx, from, from+sector); err != nil {
-		return err
-	}
-	return f.writeExtents(ctx, buf, from)
+	return f.overwrite(ctx, [][]byte{buf}, from)
 }
 
 // PunchHole makes a range of a file read as zeros and gives its space back.
@@ -169,6 +204,11 @@ func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n u
 	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
 		return fmt.Errorf("hole of %d bytes at %d: %w", n, off, syscall.EINVAL)
 	}
+	held, err := w.settle(ctx, fileKey{sub, ino})
+	if err != nil {
+		return err
+	}
+	defer w.unlock(held)
 	return w.doData(ctx, sub, itemsWrite+truncateBatch, 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
 		item, err := f.open(ctx, ino)
 		if err != nil {
@@ -234,6 +274,11 @@ func (w *Writer) Allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
 		return fmt.Errorf("allocation of %d bytes at %d: %w", n, off, syscall.EINVAL)
 	}
+	held, err := w.settle(ctx, fileKey{sub, ino})
+	if err != nil {
+		return err
+	}
+	defer w.unlock(held)
 	sector := w.tx.SectorSize()
 	for end := off + n; off < end; {
 		if err := context.Cause(ctx); err != nil {

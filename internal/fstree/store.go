@@ -49,6 +49,9 @@ type Store struct {
 	// does not tell yet; nil: the store shows a commit.
 	live func(ctx context.Context, id disk.ObjectID) (*btree.Tree, disk.RootItem, error)
 
+	// pending are contents that are written and in no tree yet; nil: none show.
+	pending *backlog
+
 	logged  map[disk.ObjectID]*overlay
 	logSums map[disk.Logical][]byte // by sector
 

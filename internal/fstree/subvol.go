@@ -42,6 +42,9 @@ func (v *Subvol) Inode(ctx context.Context, ino disk.ObjectID) (disk.InodeItem, 
 	if err != nil {
 		return item, v.corrupt(k, err)
 	}
+	if b := v.store.pending; b != nil {
+		b.overlay(fileKey{v.id, ino}, &item, v.store.sectorSize)
+	}
 	return item, nil
 }
 

@@ -146,6 +146,9 @@ func (w *Writer) removeUUID(ctx context.Context, k disk.Key, id disk.ObjectID) e
 
 // Snapshot makes a subvolume that shows what src shows now. It commits first.
 func (w *Writer) Snapshot(ctx context.Context, src, sub, dir disk.ObjectID, name []byte, readOnly bool) (id disk.ObjectID, err error) {
+	if err := w.flushSubvol(ctx, src); err != nil {
+		return 0, err
+	}
 	err = w.tx.RunCommitted(ctx, txn.Operation{Items: itemsSubvol, Class: space.ClassNormal, Run: func(ctx context.Context) error {
 		from, err := w.edit(ctx, src)
 		if err != nil {
@@ -321,6 +324,7 @@ func (w *Writer) dropSubvol(ctx context.Context, id disk.ObjectID) error {
 			return err
 		}
 		err := w.tx.Do(ctx, itemsSubvol, space.ClassCleaner, func(ctx context.Context) error {
+			w.forgetSubvol(id)
 			t, err := w.tx.Tree(ctx, id)
 			switch {
 			case errors.Is(err, syscall.ENOENT):
@@ -349,6 +353,9 @@ func (w *Writer) dropSubvol(ctx context.Context, id disk.ObjectID) error {
 // SetReadOnly makes a subvolume read-only, or writable again: then it is not
 // what was received any more.
 func (w *Writer) SetReadOnly(ctx context.Context, id disk.ObjectID, readOnly bool) error {
+	if err := w.flushSubvol(ctx, id); err != nil {
+		return err
+	}
 	return w.tx.Do(ctx, 3, space.ClassNormal, func(ctx context.Context) error {
 		e, err := w.edit(ctx, id)
 		if err != nil {
@@ -356,6 +363,7 @@ func (w *Writer) SetReadOnly(ctx context.Context, id disk.ObjectID, readOnly boo
 		}
 		item := e.t.Item()
 		if readOnly {
+			w.late.unlearn(id)
 			item.Flags |= disk.RootSubvolReadOnly
 			item.Inode.Flags |= disk.InodeRootItemIni // else Linux drops the flag
 			e.touchRoot()

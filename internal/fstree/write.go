@@ -2,6 +2,7 @@ package fstree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -17,49 +18,90 @@ import (
 // of the mount option max_inline).
 const maxInline = 2048
 
-// maxWrite is how many bytes one operation writes.
-const maxWrite = 16 << 20
+const (
+	// directBytes is how long a write must be to go to the device from where
+	// it is, without waiting in memory: then it makes long extents by itself.
+	directBytes = 4 << 20
+	// maxWrite is how many bytes one such operation writes.
+	maxWrite = 64 << 20
+)
 
-// WriteAt writes to a regular file as io.WriterAt does: long writes are
-// several operations, of which the first n bytes are done when one fails.
+// WriteAt writes to a regular file as io.WriterAt does. What it wrote may wait
+// in memory until Flush, FlushFile or Commit; there is room for it on the
+// devices then. Of a long write the first n bytes are done when it fails.
 func (w *Writer) WriteAt(ctx context.Context, sub, ino disk.ObjectID, p []byte, off uint64) (n int, err error) {
 	if off > math.MaxInt64-uint64(len(p)) {
 		return 0, fmt.Errorf("write of %d bytes at %d: %w", len(p), off, syscall.EFBIG)
 	}
+	k := fileKey{sub, ino}
 	for n < len(p) {
 		if err := context.Cause(ctx); err != nil {
 			return n, err
 		}
-		// Pieces end where extents are best cut.
-		at := off + uint64(n)
-		piece := p[n:min(len(p), n+int(maxWrite-at%maxWrite))]
-		if err := w.writePiece(ctx, sub, ino, piece, at); err != nil {
+		// Pieces end where extents and segments are best cut.
+		at, rest := off+uint64(n), p[n:]
+		if len(rest) >= directBytes {
+			rest = rest[:min(len(rest), int(maxWrite-at%maxWrite))]
+			err = w.writeDirect(ctx, k, rest, at)
+		} else {
+			rest = rest[:min(len(rest), int(segmentBytes-at%segmentBytes))]
+			err = w.writePending(ctx, k, rest, at)
+		}
+		if err != nil {
 			return n, err
 		}
-		n += len(piece)
+		n += len(rest)
 	}
 	return n, nil
 }
 
-func (w *Writer) writePiece(ctx context.Context, sub, ino disk.ObjectID, p []byte, off uint64) error {
+// writeDirect writes p to the device and enters it in the trees.
+func (w *Writer) writeDirect(ctx context.Context, k fileKey, p []byte, off uint64) error {
 	sector := w.tx.SectorSize()
-	// The first sector may have to leave the inode too, or the last one of
-	// before be zeroed.
-	need := roundUp(off+uint64(len(p)), sector) - off/sector*sector + sector
-	return w.doData(ctx, sub, itemsWrite, need, func(ctx context.Context, f *fileEdit) error {
-		item, err := f.open(ctx, ino)
-		if err != nil {
-			return err
-		}
-		if item.Flags&disk.InodeAppend != 0 && off < item.Size {
-			return fmt.Errorf("inode %d may only be appended to: %w", uint64(ino), syscall.EPERM)
-		}
-		if err := f.write(ctx, p, off); err != nil {
-			return err
-		}
-		f.item.Mtime, f.item.Ctime = f.now, f.now
-		return f.putInode(ctx, ino, &f.item)
-	})
+	n := uint64(len(p))
+	need := promise{data: roundUp(off+n, sector) - off/sector*sector + 2*sector, items: itemsFile + itemsRun + int(n/itemsBytes)}
+	var have promise
+	l := flight{direct: true, out: segments{{off, p}}}
+	payErr := w.pay(ctx, need, &have, &l.items)
+	l.data = have.data
+	defer func() {
+		w.tx.ReleaseData(l.data)
+		w.tx.ReleaseItems(l.items)
+	}()
+	if payErr != nil && !errors.Is(payErr, syscall.ENOSPC) {
+		return payErr
+	}
+	f, err := w.settle(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer w.unlock(f)
+	if err := w.learn(ctx, f); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	err = f.mayWriteLocked(off)
+	if err == nil && payErr == nil {
+		f.wrote, f.stamped = w.tx.Now(), true
+	}
+	inPlace := f.flags&(disk.InodeNoDataCow|disk.InodePrealloc) != 0
+	f.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case payErr != nil && inPlace:
+		return w.writeHeldInPlace(ctx, k, p, off)
+	case payErr != nil:
+		return payErr
+	}
+	l.f = f
+	if err := w.flush(ctx, []*flight{&l}); err != nil {
+		return err
+	}
+	if l.gone {
+		return fmt.Errorf("inode %d of subvolume %d: %w", uint64(k.ino), uint64(k.sub), syscall.ENOENT)
+	}
+	return nil
 }
 
 func roundUp(n, unit uint64) uint64 { return (n + unit - 1) / unit * unit }
@@ -69,7 +111,7 @@ type fileEdit struct {
 	*edit
 	ino   disk.ObjectID
 	item  disk.InodeItem
-	avail uint64 // promised for contents and not used
+	avail *uint64 // promised for contents and not used, in bytes
 }
 
 // doData is do with a promise of n bytes for contents.
@@ -77,8 +119,8 @@ func (w *Writer) doData(ctx context.Context, sub disk.ObjectID, items int, n uin
 	if err := w.tx.ReserveData(ctx, n, space.ClassNormal); err != nil {
 		return err
 	}
-	f := fileEdit{avail: n}
-	defer func() { w.tx.ReleaseData(f.avail) }()
+	f := fileEdit{avail: &n}
+	defer func() { w.tx.ReleaseData(n) }()
 	return w.do(ctx, sub, items, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		f.edit = e
 		return op(ctx, &f)
@@ -144,7 +186,7 @@ func (f *fileEdit) write(ctx context.Context, p []byte, off uint64) error {
 		}
 		f.item.Size = size
 		f.item.NBytes += size
-		return f.insertInline(ctx, f.ino, whole)
+		return f.insertInline(ctx, f.ino, whole, size, disk.CompressNone)
 	}
 	from, to := off/sector*sector, roundUp(end, sector)
 	if inline && from > 0 {
@@ -172,11 +214,8 @@ func (f *fileEdit) write(ctx context.Context, p []byte, off uint64) error {
 	if err := f.fillGap(ctx, from); err != nil {
 		return err
 	}
-	if err := f.drop(ctx, from, to); err != nil {
-		return err
-	}
 	f.item.Size = size
-	return f.writeExtents(ctx, buf, from)
+	return f.overwrite(ctx, [][]byte{buf}, from)
 }
 
 // isInline says whether the contents are in an item.
@@ -206,10 +245,11 @@ func (f *fileEdit) uninline(ctx context.Context) error {
 	return f.writeExtents(ctx, buf, 0)
 }
 
-// insertInline makes an inline extent of a file or of a symbolic link.
-func (e *edit) insertInline(ctx context.Context, ino disk.ObjectID, data []byte) error {
+// insertInline makes an inline extent of size bytes, which data is the
+// possibly compressed form of.
+func (e *edit) insertInline(ctx context.Context, ino disk.ObjectID, data []byte, size uint64, c disk.Compression) error {
 	fe := disk.FileExtent{
-		Generation: e.w.tx.Trans(), RAMBytes: uint64(len(data)), Type: disk.FileExtentInline, Inline: data,
+		Generation: e.w.tx.Trans(), RAMBytes: size, Type: disk.FileExtentInline, Compression: c, Inline: data,
 	}
 	return e.t.Insert(ctx, disk.Key{ObjectID: ino, Type: disk.KeyExtentData}, fe.Append(nil))
 }
@@ -300,12 +340,12 @@ func (f *fileEdit) writeExtents(ctx context.Context, buf []byte, off uint64) err
 
 // alloc turns a part of the promise into a place.
 func (f *fileEdit) alloc(ctx context.Context, want uint64) (disk.Logical, uint64, error) {
-	if want > f.avail {
-		return 0, 0, fmt.Errorf("%d bytes of contents, %d were promised: %w", want, f.avail, syscall.ENOSPC)
+	if want > *f.avail {
+		return 0, 0, fmt.Errorf("%d bytes of contents, %d were promised: %w", want, *f.avail, syscall.ENOSPC)
 	}
 	addr, n, err := f.w.tx.AllocData(ctx, want, f.w.tx.SectorSize())
 	if err == nil {
-		f.avail -= n
+		*f.avail -= n
 	}
 	return addr, n, err
 }

@@ -3,11 +3,14 @@ package fstree
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"syscall"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/block"
 	"gobtrfs/internal/btree"
+	"gobtrfs/internal/compress"
 	"gobtrfs/internal/space"
 	"gobtrfs/internal/txn"
 )
@@ -28,16 +31,43 @@ type Writer struct {
 	nextIndex map[dirKey]uint64               // by directory: behind the highest index
 
 	holds holds
+
+	opts    WriterOptions
+	late    *backlog
+	workers workers
+	// hasCodecs are the incompatible features that compression needs and the
+	// superblock has. Of the transaction's writer.
+	hasCodecs uint64
+	codecsMu  sync.Mutex // no I/O under it
+	codecs    map[compress.Spec]*compress.Encoder
+}
+
+// WriterOptions say how contents are written. The zero value is right.
+type WriterOptions struct {
+	// Compress is what new contents are compressed with, unless the file says
+	// otherwise. Default: not.
+	Compress compress.Spec
+	// CompressForce compresses also files that are marked as not worth it, and
+	// whatever does not look so. Default: not.
+	CompressForce bool
+	// NoDataCow makes new files that are written in place, NoDataSum files
+	// without checksums. Default: neither.
+	NoDataCow, NoDataSum bool
+	// DirtyBytes bounds the contents that wait in memory: beyond it, writers
+	// wait. Default: DefaultDirtyBytes.
+	DirtyBytes uint64
 }
 
 type dirKey struct{ sub, dir disk.ObjectID }
 
 // NewWriter makes a writer over tx, whose committed state s shows.
-func NewWriter(tx *txn.FS, s *Store) *Writer {
+func NewWriter(tx *txn.FS, s *Store, o WriterOptions) *Writer {
 	return &Writer{
 		tx: tx, base: s, over: tx.Running(),
 		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64),
 		holds: holds{inodes: make(map[holdKey]*hold), subvols: make(map[disk.ObjectID]*subvolHold)},
+		opts:  o, late: newBacklog(o.DirtyBytes), workers: make(workers, runtime.GOMAXPROCS(0)+1),
+		hasCodecs: s.super.IncompatFlags, codecs: make(map[compress.Spec]*compress.Encoder),
 	}
 }
 
@@ -138,6 +168,7 @@ func (w *Writer) View(ctx context.Context, sub disk.ObjectID, f func(ctx context
 		if err != nil {
 			return err
 		}
+		v.store.pending = w.late
 		return f(ctx, v)
 	})
 }
@@ -156,6 +187,7 @@ func (e *edit) inode(ctx context.Context, ino disk.ObjectID) (disk.InodeItem, er
 	if err != nil {
 		return item, e.corrupt(inodeKey(ino), err)
 	}
+	e.w.late.absorb(fileKey{e.t.ID(), ino}, &item)
 	return item, nil
 }
 
@@ -168,6 +200,7 @@ func (e *edit) putInode(ctx context.Context, ino disk.ObjectID, item *disk.Inode
 	if err := e.t.Update(ctx, inodeKey(ino), item.Append(nil)); err != nil {
 		return err
 	}
+	e.w.late.note(fileKey{e.t.ID(), ino}, item)
 	e.touchRoot()
 	return nil
 }
@@ -226,5 +259,10 @@ func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) 
 // maxIndexes bounds the directories whose next index is remembered.
 const maxIndexes = 1 << 16
 
-// Commit makes everything durable that was done before.
-func (w *Writer) Commit(ctx context.Context) error { return w.tx.Commit(ctx) }
+// Commit makes everything durable that was done and written before.
+func (w *Writer) Commit(ctx context.Context) error {
+	if err := w.Flush(ctx); err != nil {
+		return err
+	}
+	return w.tx.Commit(ctx)
+}

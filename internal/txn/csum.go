@@ -55,6 +55,17 @@ func (f *FS) csumEnd(it btree.Item) disk.Logical {
 	return disk.Logical(it.Key.Offset) + disk.Logical(len(it.Data)/f.geometry.CsumType.Size()*f.geometry.SectorSize)
 }
 
+// HasCsums says whether any of n bytes of data at addr has a checksum.
+//
+// REQUIRES: the writer.
+func (f *FS) HasCsums(ctx context.Context, addr disk.Logical, n uint64) (bool, error) {
+	if f.csum == nil {
+		return false, nil
+	}
+	it, ok, err := f.csum.Floor(ctx, csumKey(addr+disk.Logical(n)-1))
+	return ok && it.Key.Type == disk.KeyExtentCsum && f.csumEnd(it) > addr, err
+}
+
 // Sums returns the checksums of n bytes of data at addr; ok is false unless
 // every sector has one.
 //

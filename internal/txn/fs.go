@@ -279,6 +279,10 @@ func (f *FS) abort(cause error) error {
 	return f.Err()
 }
 
+// Fail ends all writing because of a failure that leaves the caller without
+// a way on, and returns the error that everybody gets from then on.
+func (f *FS) Fail(cause error) error { return f.abort(cause) }
+
 // Close ends all work. What was not committed is lost.
 func (f *FS) Close() {
 	f.abort(space.ErrClosed)
