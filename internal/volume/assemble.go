@@ -33,9 +33,11 @@ func (v *Volume) loadChunks(ctx context.Context, sb *disk.Superblock, members []
 	}
 	system, err := sb.SystemChunks()
 	if err != nil {
-		return a.corruptSystem(0, "system chunk array", err)
+		if err = a.corruptSystem(0, "system chunk array", err); !v.tolerate(err) {
+			return err
+		}
 	}
-	if err := a.bootstrap(system); err != nil {
+	if err := a.bootstrap(&system); err != nil {
 		return err
 	}
 	// Nodes of a seed carry the seed's fsid; until the device items are read
@@ -98,13 +100,24 @@ func (a *assembly) corruptSystem(l disk.Logical, what string, err error) error {
 // bootstrap publishes a map of the system chunks alone, through which the
 // chunk tree is read. Its devices are found by id and uuid, because no device
 // item is known yet.
-func (a *assembly) bootstrap(system []disk.ChunkMapping) error {
+func (a *assembly) bootstrap(system *[]disk.ChunkMapping) error {
 	devices := make(map[deviceKey]*device)
-	for i := range system {
-		c := &system[i]
-		if err := c.Validate(a.sb.Geometry()); err != nil {
-			return a.corruptSystem(c.Logical, "system chunk", err)
+	var failed error
+	*system = slices.DeleteFunc(*system, func(c disk.ChunkMapping) bool {
+		err := c.Validate(a.sb.Geometry())
+		if err == nil {
+			return false
 		}
+		if err = a.corruptSystem(c.Logical, "system chunk", err); failed == nil && !a.v.tolerate(err) {
+			failed = err
+		}
+		return true
+	})
+	if failed != nil {
+		return failed
+	}
+	for i := range *system {
+		c := &(*system)[i]
 		for _, s := range c.Stripes {
 			k := deviceKey{s.DevID, s.DevUUID}
 			if devices[k] == nil {
@@ -112,7 +125,7 @@ func (a *assembly) bootstrap(system []disk.ChunkMapping) error {
 			}
 		}
 	}
-	m, err := buildMap(a.sb, slices.Clone(system), func(s *disk.Stripe) *device {
+	m, err := buildMap(a.sb, slices.Clone(*system), func(s *disk.Stripe) *device {
 		return devices[deviceKey{s.DevID, s.DevUUID}]
 	})
 	if err != nil {
@@ -127,8 +140,11 @@ func (a *assembly) bootstrap(system []disk.ChunkMapping) error {
 func (a *assembly) readChunkTree(ctx context.Context, backup int) (*chunkTree, error) {
 	sb := a.sb
 	tree, err := walkChunkTree(ctx, a.v, sb.ChunkRoot, int(sb.ChunkRootLevel), sb.ChunkRootGen)
-	if err == nil || backup == 0 || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil {
 		return tree, err
+	}
+	if backup == 0 {
+		return a.salvageChunkTree(ctx, err)
 	}
 	for _, b := range sb.BackupRoots {
 		if b.TreeRoot != sb.Root || b.TreeRootGen != sb.Generation || b.ChunkRoot == sb.ChunkRoot {
@@ -256,7 +272,10 @@ func (a *assembly) setChunks(system []disk.ChunkMapping, tree *chunkTree) error 
 		}
 		a.v.notice(Notice{Kind: NoticeSystemChunks, Text: fmt.Sprintf("the system chunk at %d is not the same in the superblock and in the chunk tree", uint64(s.Logical))})
 	}
-	return a.v.SetChunks(all)
+	if err := a.v.SetChunks(all); err != nil {
+		return a.v.salvageChunks(all, err)
+	}
+	return nil
 }
 
 // checkStripePlace says whether a stripe reaches behind the device that holds

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"gobtrfs/disk"
@@ -47,7 +48,7 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 		}
 		seen[at.addr] = struct{}{}
 		if err := v.ReadNode(ctx, at.addr, buf, at.check(g)); err != nil {
-			return nil, fmt.Errorf("read chunk tree: %w", err)
+			return nil, ofChunkTree(err)
 		}
 		n := disk.Node(buf)
 		count := n.NrItems()
@@ -69,6 +70,15 @@ func walkChunkTree(ctx context.Context, v *Volume, root disk.Logical, level int,
 		}
 	}
 	return t, nil
+}
+
+// ofChunkTree says of what tree the block is that could not be read.
+func ofChunkTree(err error) error {
+	var e *CorruptError
+	if errors.As(err, &e) && e.Tree == 0 {
+		e.Tree = disk.TreeChunk
+	}
+	return fmt.Errorf("read chunk tree: %w", err)
 }
 
 // check says whether n is the node that its parent points to.

@@ -24,6 +24,10 @@ type Options struct {
 	// SuperMirror 1 or 2 uses that copy of the superblock (at 64 MiB or
 	// 256 GiB) of every device and no other. Default: 0, the newest valid one.
 	SuperMirror int
+	// Salvage opens although the system chunks or the chunk tree are damaged,
+	// without the chunks concerned, to judge the rest; Damage says what was wrong.
+	// Such a volume may only be read. Default: damage is an error.
+	Salvage bool
 	// Repair overwrites bad copies with the bytes of a good one when a read
 	// finds them. The devices must be open for writing, and nobody may write the
 	// ranges that are read. Default: off.
@@ -34,6 +38,9 @@ type Options struct {
 type Volume struct {
 	events Events
 	repair bool
+
+	salvage bool
+	damage  []error // immutable after Open
 
 	rows      rows      // parts of full stripes that wait
 	committed Committed // nil: nobody knows; set before anything is written
@@ -60,7 +67,7 @@ func Open(ctx context.Context, devs []blockdev.Device, o Options) (*Volume, erro
 	if o.SuperMirror < 0 || o.SuperMirror >= disk.SuperMirrorMax {
 		return nil, fmt.Errorf("superblock copy %d, want 0 to %d", o.SuperMirror, disk.SuperMirrorMax-1)
 	}
-	v := &Volume{events: o.Events, repair: o.Repair}
+	v := &Volume{events: o.Events, repair: o.Repair, salvage: o.Salvage}
 	v.rows.init()
 	sb, members, err := v.readSupers(devs, o)
 	if err != nil {
@@ -75,6 +82,9 @@ func Open(ctx context.Context, devs []blockdev.Device, o Options) (*Volume, erro
 	v.super.Store(sb)
 	if err := v.loadChunks(ctx, sb, members, o); err != nil {
 		return nil, err
+	}
+	if len(v.damage) > 0 {
+		v.forbidWriting("the chunk tree is damaged")
 	}
 	return v, nil
 }
