@@ -74,6 +74,7 @@ type checker struct {
 	treeBytes     atomic.Uint64 // read so far
 	treeTotal     atomic.Uint64 // 0: not known yet
 	broken        atomic.Bool   // some tree block could not be read
+	lost          bool          // chunks are missing, because the chunk tree is damaged
 
 	limits     limits
 	pool       *pool
@@ -116,15 +117,14 @@ type checker struct {
 func Run(ctx context.Context, devs []blockdev.Device, o Options) (*Report, error) {
 	find := newCollector(o.maxFindings(), o.Finding)
 	checkSupers(devs, find)
-	vol, err := volume.Open(ctx, devs, volume.Options{Degraded: true})
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		find.add(openFinding(err))
+	vol, damaged, err := open(ctx, devs, find)
+	switch {
+	case err != nil:
+		return nil, err
+	case vol == nil:
 		return find.report(), nil
 	}
-	return run(ctx, vol, find, o)
+	return run(ctx, vol, find, damaged, o)
 }
 
 // RunVolume is Run for a volume that is open.
@@ -137,7 +137,7 @@ func RunVolume(ctx context.Context, vol *volume.Volume, o Options) (*Report, err
 		}
 	}
 	checkSupers(devs, find)
-	return run(ctx, vol, find, o)
+	return run(ctx, vol, find, false, o)
 }
 
 func (o *Options) maxFindings() int {
@@ -147,23 +147,7 @@ func (o *Options) maxFindings() int {
 	return DefaultMaxFindings
 }
 
-func openFinding(err error) Finding {
-	f := Finding{Code: CodeOpen, What: err.Error()}
-	var c *volume.CorruptError
-	if errors.As(err, &c) {
-		f.Place = Place{Dev: c.Dev, DevName: c.DevName, Physical: c.Physical, Logical: c.Logical, Mirror: c.Mirror, Tree: c.Tree}
-		if c.Key != (disk.Key{}) {
-			k := c.Key
-			f.Place.Key = &k
-		}
-		if c.Tree == disk.TreeChunk {
-			f.Code = CodeChunk
-		}
-	}
-	return f
-}
-
-func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (r *Report, err error) {
+func run(ctx context.Context, vol *volume.Volume, find *collector, damaged bool, o Options) (r *Report, err error) {
 	sb := vol.Super()
 	c := &checker{
 		ctx: ctx, o: o, vol: vol, sb: sb, geo: sb.Geometry(), find: find, hash: newHasher(), chunks: vol.Chunks(),
@@ -189,6 +173,8 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (r
 	if o.Progress != nil {
 		c.scan.progress = c.treeProgress
 	}
+	c.lost = len(vol.Damage()) > 0
+	c.broken.Store(c.lost)
 	c.notices()
 	if err := c.trees(); err != nil {
 		return nil, err
@@ -205,7 +191,7 @@ func run(ctx context.Context, vol *volume.Volume, find *collector, o Options) (r
 	}
 	c.stats.NodeBytes = c.stats.Nodes * uint64(c.geo.NodeSize)
 	c.stats.Spilled = c.pool.out * pageBytes
-	r.Stats, r.Complete = c.stats, true
+	r.Stats, r.Complete = c.stats, !damaged
 	return r, c.pool.failure()
 }
 
@@ -233,6 +219,7 @@ func (c *checker) trees() error {
 	if err := c.walk(c.ctx, sys); err != nil {
 		return err
 	}
+	c.adviseBackups()
 	c.makeRoots()
 	if err := c.walk(c.ctx, &c.forests[1]); err != nil {
 		return err
@@ -342,6 +329,8 @@ func (c *checker) notices() {
 			}
 		case volume.NoticeSystemChunks:
 			f.Code = CodeSystemArray
+		case volume.NoticeChunkRoot:
+			f.Code, f.Severity = CodeBackupRoot, Note
 		case volume.NoticeDeviceCount:
 			f.Code = CodeSuper
 		case volume.NoticeTruncated:

@@ -41,7 +41,7 @@ func (c *checker) checkDevices() {
 }
 
 func (c *checker) matchStripes(want, got []stripeRange) {
-	if c.treeBroken(disk.TreeDev) {
+	if c.lost || c.treeBroken(disk.TreeDev) {
 		return
 	}
 	for len(want) > 0 || len(got) > 0 {
@@ -107,9 +107,12 @@ func (c *checker) checkDevItems(got []stripeRange) {
 		delete(used, d.DevID)
 	}
 	for dev := range used {
+		if c.lost {
+			break
+		}
 		c.find.add(Finding{Code: CodeDevExtent, Place: Place{Dev: dev, Tree: disk.TreeDev}, What: "device extents of a device that has no device item"})
 	}
-	if total != c.sb.TotalBytes && len(c.devItems) > 0 {
+	if !c.lost && total != c.sb.TotalBytes && len(c.devItems) > 0 {
 		f := Finding{Code: CodeSuper, What: "the size of the filesystem is not the sum of its devices' sizes", Expected: fmt.Sprint(total), Found: fmt.Sprint(c.sb.TotalBytes)}
 		c.find.add(f)
 	}
@@ -137,7 +140,7 @@ func (c *checker) checkSuperDevItems() {
 		if own.TotalBytes != item.TotalBytes {
 			diff("size of the device", item.TotalBytes, own.TotalBytes)
 		}
-		if own.BytesUsed != item.BytesUsed {
+		if own.BytesUsed != item.BytesUsed && !c.lost {
 			diff("bytes in use", item.BytesUsed, own.BytesUsed)
 		}
 		if own.SectorSize != item.SectorSize || own.IOAlign != item.IOAlign || own.IOWidth != item.IOWidth || own.Type != item.Type {
@@ -197,6 +200,9 @@ func (c *checker) checkGroups(sums []groupSums) {
 		}
 		n := findChunk(c.chunks, uint64(k.ObjectID))
 		if n < 0 || uint64(c.chunks[n].Logical) != uint64(k.ObjectID) || c.chunks[n].Length != k.Offset {
+			if c.lost {
+				continue
+			}
 			c.find.add(Finding{Code: CodeBlockGroup, Place: at, What: "a block group has no chunk of the same place and length"})
 			continue
 		}
@@ -211,11 +217,11 @@ func (c *checker) checkGroups(sums []groupSums) {
 		used += sums[n].used
 	}
 	for i := range c.chunks {
-		if ch := &c.chunks[i]; !c.hasGroup(ch.Logical) && !c.treeBroken(where) {
+		if ch := &c.chunks[i]; !c.hasGroup(ch.Logical) && !c.lost && !c.treeBroken(where) {
 			c.find.add(Finding{Code: CodeBlockGroup, Place: Place{Tree: where, Logical: ch.Logical}, What: fmt.Sprintf("a chunk of type %v has no block group", ch.Type)})
 		}
 	}
-	if used != c.sb.BytesUsed && !c.treeBroken(disk.TreeExtent) && !c.treeBroken(where) {
+	if !c.lost && used != c.sb.BytesUsed && !c.treeBroken(disk.TreeExtent) && !c.treeBroken(where) {
 		c.find.add(Finding{Code: CodeBytesUsed, What: "the bytes in use in the superblock", Expected: fmt.Sprint(used), Found: fmt.Sprint(c.sb.BytesUsed)})
 	}
 }

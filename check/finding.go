@@ -158,6 +158,7 @@ const (
 	CodeBlockGroup      Code = "block-group"
 	CodeBlockGroupUsed  Code = "block-group-used"
 	CodeBytesUsed       Code = "bytes-used"
+	CodeBackupRoot      Code = "backup-root"
 	CodeNodeCopy        Code = "node-copy"
 	CodeNodeUnreadable  Code = "node-unreadable"
 	CodeNodeHeader      Code = "node-header"
@@ -235,6 +236,7 @@ var codes = map[Code]codeInfo{
 	CodeBlockGroup:      {Error, meansSpace, true},
 	CodeBlockGroupUsed:  {Error, "the free space of this block group is counted wrongly: Linux may run out of space early or refuse to mount", true},
 	CodeBytesUsed:       {Error, meansNumbers, true},
+	CodeBackupRoot:      {Note, "mount with rescue=usebackuproot to read the older state", false},
 	CodeNodeCopy:        {Error, meansBadCopy, true},
 	CodeNodeUnreadable:  {Error, meansLost, false},
 	CodeNodeHeader:      {Error, meansStructure, true},

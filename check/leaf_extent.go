@@ -96,6 +96,12 @@ func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data boo
 	c := w.c
 	at := Place{Tree: disk.TreeExtent, Key: &k, Logical: disk.Logical(addr)}
 	i := w.chunkOf(addr)
+	if i < 0 && c.lost {
+		if data {
+			w.span(spanAllocated, addr, length, 0)
+		}
+		return
+	}
 	if i < 0 {
 		w.bad(CodeExtentPlace, at, fmt.Sprintf("an extent of %d bytes is in no chunk", length))
 		return

@@ -78,6 +78,9 @@ func (c *checker) visitFreeSpace(w *worker, info *nodeInfo, n disk.Node) {
 			}
 		case disk.KeyFreeSpaceExtent, disk.KeyFreeSpaceBitmap:
 			g := w.chunkOf(start)
+			if g < 0 && c.lost {
+				continue
+			}
 			if g < 0 || end > uint64(c.chunks[g].End()) || end <= start {
 				code, what := CodeFreeSpaceItem, "free space is in no block group, or reaches behind its end"
 				if g < 0 {
@@ -159,6 +162,9 @@ func (c *checker) checkFreeSpace(sums []groupSums, maps []bitmapEdge) {
 		k := fi.key
 		i := findChunk(c.chunks, uint64(k.ObjectID))
 		if i < 0 || uint64(c.chunks[i].Logical) != uint64(k.ObjectID) || c.chunks[i].Length != k.Offset {
+			if c.lost {
+				continue
+			}
 			c.find.add(Finding{Code: c.staleCode(k), Place: Place{Tree: disk.TreeFreeSpace, Key: &k, Logical: fi.from},
 				What: "free-space info of a block group that does not exist"})
 			continue

@@ -39,7 +39,7 @@ func newLimits(memory int64, workers int) limits {
 	}
 	w := int64(workers)
 	return limits{
-		pool:          memory / 3,
+		pool:          memory / 4,
 		links:         part(64*w, int64(unsafe.Sizeof(link{})), minBatch, 1<<16),
 		spans:         part(64*w*int64(spanKinds), int64(unsafe.Sizeof(span{})), minBatch, 1<<16),
 		full:          part(128*w, int64(unsafe.Sizeof(disk.Logical(0))), minBatch, 1<<16),

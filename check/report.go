@@ -55,8 +55,9 @@ type Report struct {
 	Errors   int
 	Warnings int
 	Stats    Stats
-	// Complete is false when the filesystem could not be opened, so that
-	// nothing can be said about the rest of it.
+	// Complete is false when the filesystem could not be opened as it should:
+	// nothing was checked (Stats.Nodes is 0), or only what can be read in spite
+	// of a damaged superblock or chunk tree.
 	Complete bool
 }
 

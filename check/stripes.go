@@ -32,6 +32,9 @@ func (c *checker) visitStripe(w *worker, info *nodeInfo, n disk.Node) {
 		}
 		start, length := uint64(k.ObjectID), k.Offset
 		j := w.chunkOf(start)
+		if j < 0 && c.lost {
+			continue
+		}
 		if j < 0 || length == 0 || length > uint64(c.chunks[j].End())-start || length%uint64(c.geo.SectorSize) != 0 {
 			w.bad(CodeRaidStripe, at, fmt.Sprintf("an entry of %d bytes is in no chunk, reaches behind its end, or is not whole sectors", length))
 			continue

@@ -122,6 +122,8 @@ func reportJSON(a *app, r *check.Report) error {
 func reportText(a *app, r *check.Report) {
 	w := a.out
 	switch {
+	case !r.Complete && r.Stats.Nodes > 0:
+		fmt.Fprintf(w, "DAMAGED: %d errors, %d warnings; only what can be read in spite of a damaged superblock or chunk tree was checked\n", r.Errors, r.Warnings)
 	case !r.Complete:
 		fmt.Fprintln(w, "DAMAGED: the filesystem could not be opened, so nothing below that was checked")
 	case r.Damaged():
@@ -131,7 +133,7 @@ func reportText(a *app, r *check.Report) {
 	default:
 		fmt.Fprintln(w, "clean")
 	}
-	if s := &r.Stats; r.Complete {
+	if s := &r.Stats; s.Nodes > 0 {
 		fmt.Fprintf(w, "%d tree blocks of %d trees, %d inodes, %d names, %d extents, %d bytes in use\n", s.Nodes, s.Trees, s.Inodes, s.Names, s.Extents, s.BytesUsed)
 		if s.Verified > 0 {
 			fmt.Fprintf(w, "%d bytes of data verified\n", s.Verified)
