@@ -258,3 +258,14 @@ func (i *Info) holesAppeared() {
 	i.perform(i.proto.HolesAppeared(ledger{i}, nil))
 	i.mu.Unlock()
 }
+
+// TakeExtent reserves a particular place, all of which must be free: what a log
+// tree refers to. It is a corruption if it is not. No promise pays for it, as
+// nobody waits yet when it is called.
+func (fs *FS) TakeExtent(ctx context.Context, r Range) error {
+	if r.Length <= 0 || r.Length%fs.sector != 0 || Bytes(r.Start)%fs.sector != 0 {
+		return corruptf("[%d, +%d) is no range of sectors", r.Start, r.Length)
+	}
+	_, err := fs.withGroup(ctx, r, func(g *Group) error { return g.take(r) })
+	return err
+}

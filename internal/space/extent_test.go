@@ -278,3 +278,36 @@ func TestPinnedRanges(t *testing.T) {
 		t.Errorf("%v pinned, want the later transaction's 4 KiB", u.Pinned)
 	}
 }
+
+// What a log refers to is taken where it is, once, and goes the way of any
+// other extent afterwards.
+func TestTakeExtent(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{devs: []Bytes{2 * GiB}})
+	ctx := context.Background()
+	first := s.take(64 * KiB)
+	at := Range{Start: first.Start + disk.Logical(MiB), Length: 128 * KiB}
+	s.must(s.TakeExtent(ctx, at))
+	for name, r := range map[string]Range{
+		"the same again":     at,
+		"a part of it":       {Start: at.Start + 4096, Length: 4096},
+		"allocated":          {Start: first.Start, Length: 4096},
+		"half a sector":      {Start: at.Start + 1<<20, Length: 100},
+		"in no group at all": {Start: 1 << 50, Length: 4096},
+	} {
+		if err := s.TakeExtent(ctx, r); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.must(s.Data().Reserve(ctx, 2*MiB, ClassNormal))
+	if got, err := s.Data().AllocExtent(ctx, ExtentRequest{Want: 2 * MiB, Hint: at.Start}); err != nil || got.overlaps(at) {
+		t.Errorf("allocated %+v over %+v: %v", got, at, err)
+	}
+	s.must(s.MarkUsed(at))
+	s.must(s.FreeExtent(ctx, at, 1))
+	s.verify()
+	s.CommitDone(1)
+	s.must(s.TakeExtent(ctx, at))
+	s.must(s.ReturnExtent(at))
+	s.verify()
+}

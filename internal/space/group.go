@@ -245,6 +245,22 @@ func (g *Group) checkAllocated(r Range) (lo, hi uint32, err error) {
 	return lo, hi, nil
 }
 
+// take reserves a range that must be free. mu must be held.
+func (g *Group) take(r Range) error {
+	lo, hi, err := g.sectors(r)
+	if err != nil {
+		return err
+	}
+	if !g.free.all(lo, hi, true) {
+		return corruptf("range [%d, +%d) is not free", r.Start, r.Length)
+	}
+	g.free.set(lo, hi, false)
+	g.setHint()
+	g.quiet = false
+	g.account(counters{reserved: r.Length}, 0)
+	return nil
+}
+
 // markUsed turns reserved into used: the extent item exists. mu must be held.
 func (g *Group) markUsed(r Range) error {
 	if _, _, err := g.checkAllocated(r); err != nil {
