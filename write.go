@@ -31,8 +31,12 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 		return err
 	}
 	base := f.Store()
+	pending := f.Super().LogRoot != 0
+	if o.NoLog && pending {
+		return fmt.Errorf("open for writing: %w: the log would be lost", ErrReadOnly)
+	}
 	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
-		Clock: o.Clock, Rand: o.Rand,
+		Clock: o.Clock, Rand: o.Rand, Replay: true,
 		Committed: func(*disk.Superblock) error {
 			next, err := fstree.Open(context.WithoutCancel(ctx), f.vol, fstree.Options{Cache: base.Cache()})
 			if err != nil {
@@ -41,10 +45,22 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 			f.store.Swap(next).Retire()
 			return nil
 		},
-		Flush: func(ctx context.Context) error { return f.w.FlushFree(ctx) },
+		Flush: func(ctx context.Context) error {
+			if f.w == nil {
+				return nil // the log is still being replayed
+			}
+			return f.w.FlushFree(ctx)
+		},
 	})
 	if err != nil {
 		return err
+	}
+	if pending {
+		if err := fstree.ReplayLog(ctx, tx, base); err != nil {
+			tx.Close()
+			return fmt.Errorf("replay the log: %w", err)
+		}
+		base = f.Store()
 	}
 	f.w = fstree.NewWriter(tx, base, fstree.WriterOptions{
 		Compress: spec, CompressForce: o.CompressForce, NoDataCow: o.NoDataCow, NoDataSum: o.NoDataSum, DirtyBytes: o.DirtyBytes,

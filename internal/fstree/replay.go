@@ -25,9 +25,7 @@ import (
 
 // overlayLogs reads the log root tree and builds an overlay per subvolume.
 func (s *Store) overlayLogs(ctx context.Context) error {
-	root := btree.New(s.cache, btree.Root{
-		ID: disk.TreeLog, Bytenr: s.super.LogRoot, Level: int(s.super.LogRootLevel),
-	})
+	root := s.logRoot()
 	s.logged = make(map[disk.ObjectID]*overlay)
 	s.logSums = make(map[disk.Logical][]byte)
 	it := root.Seek(ctx, disk.Key{ObjectID: disk.TreeLog, Type: disk.KeyRootItem})
@@ -637,29 +635,6 @@ func (r *replay) dropStaleRefs(ctx context.Context, k disk.Key, n Name) error {
 			if err := r.unlink(ctx, o.Parent, o.Index, target, o.Name); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-// fixLinks counts the names of every inode touched. An inode without names is
-// gone: what replay made of it would be deleted as an orphan.
-func (r *replay) fixLinks(ctx context.Context) error {
-	for ino := range r.touched {
-		item, ok, err := r.inode(ctx, ino)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		names, err := r.sub.Names(ctx, ino)
-		if err != nil {
-			return err
-		}
-		if n := uint32(len(names)); n != item.Nlink && ino != r.sub.RootDir() {
-			item.Nlink = n
-			r.putInode(ino, &item)
 		}
 	}
 	return nil

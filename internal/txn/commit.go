@@ -105,7 +105,7 @@ func (f *FS) run(ctx context.Context, op Operation) error {
 	if err != nil {
 		return err
 	}
-	if f.refs.len() > maxHeads || f.dirty.Len()*f.geometry.NodeSize > maxDirtyBytes {
+	if f.replaying == nil && f.refs.len() > maxHeads || f.replaying == nil && f.dirty.Len()*f.geometry.NodeSize > maxDirtyBytes {
 		return f.commitLocked(ctx)
 	}
 	return nil
@@ -131,6 +131,9 @@ func (f *FS) Commit(ctx context.Context) error {
 
 // commitLocked commits. The writer must be held.
 func (f *FS) commitLocked(ctx context.Context) error {
+	if f.replaying != nil {
+		return fmt.Errorf("commit before the log is replayed: %w", space.ErrNoSpace)
+	}
 	if !f.touched && !f.chunkTouched.Load() {
 		return nil
 	}
@@ -258,6 +261,7 @@ func (f *FS) nextSuper(ctx context.Context) (*disk.Superblock, error) {
 	sb.Root, sb.RootLevel = r.Bytenr, uint8(r.Level)
 	sb.ChunkRoot, sb.ChunkRootLevel, sb.ChunkRootGen = c.Bytenr, uint8(c.Level), c.Generation
 	sb.BytesUsed = f.bytesUsed
+	sb.LogRoot, sb.LogRootLevel = 0, 0 // what was logged is in the trees
 	sb.Flags |= disk.SuperFlagWritten
 	if f.hasUUIDGen {
 		sb.UUIDTreeGeneration = uint64(f.trans)

@@ -90,7 +90,11 @@ func (f *FS) dropCsums(ctx context.Context, h *head) error {
 	if h.level != dataLevel || f.csum == nil {
 		return nil
 	}
-	start, end := h.addr, h.addr+disk.Logical(h.size)
+	return f.clearCsums(ctx, h.addr, h.addr+disk.Logical(h.size))
+}
+
+// clearCsums removes the checksums of a range.
+func (f *FS) clearCsums(ctx context.Context, start, end disk.Logical) error {
 	size, sector := f.geometry.CsumType.Size(), disk.Logical(f.geometry.SectorSize)
 	for at := end - 1; ; {
 		// From the end: what is cut off the head of the last item moves its

@@ -35,6 +35,9 @@ type Options struct {
 	// for contents that wait in memory into extents. It must not wait for a
 	// reservation. Nil: there is nothing of that kind.
 	Flush func(ctx context.Context) error
+	// Replay opens a filesystem with a pending log tree, which the caller then
+	// replays (Replaying). Default: such a filesystem is refused.
+	Replay bool
 	// Space are events of the allocator.
 	Space space.Events
 }
@@ -77,6 +80,7 @@ type FS struct {
 	committing bool
 	lastSubvol disk.ObjectID // highest id given out
 	touched    bool          // something changed since the last commit
+	replaying  *Replay       // not nil: nothing may be committed
 	changes    uint64        // counts changes, so that a failed operation can say whether it made any
 
 	// Of growth.
@@ -123,6 +127,9 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	}
 	if err := f.openSpace(ctx); err != nil {
 		return nil, err
+	}
+	if sb.LogRoot != 0 {
+		f.replaying = &Replay{fs: f, fresh: make(map[disk.Logical]int), used: make(map[int]bool)}
 	}
 	return f, nil
 }
@@ -200,8 +207,8 @@ func (f *FS) gate() error {
 	unsupported := func(what string) error { return &volume.UnsupportedError{Feature: "writing to " + what} }
 	sb := f.super
 	switch {
-	case sb.LogRoot != 0:
-		return unsupported("a filesystem with a pending log tree: mount it with Linux once")
+	case sb.LogRoot != 0 && !f.opts.Replay:
+		return unsupported("a filesystem with a pending log tree that is not to be replayed")
 	case sb.IncompatFlags&disk.IncompatSimpleQuota != 0:
 		return unsupported("a filesystem with simple quotas")
 	case sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 && sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0:
