@@ -17,7 +17,13 @@ func falloc(name string, weight int, mode uint32, ours func(ctx context.Context,
 			}
 			defer f.Close()
 			return unix.Fallocate(int(f.Fd()), mode, o.off, o.n)
-		}, ours,
+		},
+		func(ctx context.Context, w *ourSide, o *fileOp) error {
+			if _, err := w.open(ctx, o.path); err != nil {
+				return err
+			}
+			return ours(ctx, w, o)
+		},
 	}
 }
 
@@ -37,7 +43,10 @@ func contentOps() []opKind {
 			_, err = f.WriteAt(o.data, o.off)
 			return err
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
-			_, err := w.WriteAt(ctx, o.path, o.data, o.off)
+			_, err := w.open(ctx, o.path)
+			if err == nil {
+				_, err = w.WriteAt(ctx, o.path, o.data, o.off)
+			}
 			return err
 		}},
 		{"truncate", 2, func(m *opMaker, o *fileOp) { o.n = m.size() }, func(k *kernelSide, o *fileOp) error {

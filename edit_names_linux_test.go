@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,22 @@ func made(ctx context.Context, w *ourSide, o *fileOp, err error) error {
 	}
 	return w.Chmod(ctx, o.path, modeOf(o.perm))
 }
+
+// make makes an inode as a process with this one's umask does.
+func (w *ourSide) make(ctx context.Context, o *fileOp, typ uint32) error {
+	p, err := w.w.Resolve(ctx, disk.TreeFS, o.path)
+	if err == nil {
+		_, err = w.w.Create(ctx, p.Sub, p.Dir, p.Name, fstree.Attr{Mode: typ | o.perm, Umask: umask()})
+	}
+	return err
+}
+
+// umask is this process's.
+var umask = sync.OnceValue(func() uint32 {
+	old := unix.Umask(0)
+	unix.Umask(old)
+	return uint32(old)
+})
 
 // node is the operation that makes a special file.
 func node(name string, typ uint32, mode fs.FileMode, dev uint32) opKind {
@@ -95,6 +112,26 @@ func nameOps() []opKind {
 			return unix.Chmod(k.dir+o.path, o.perm)
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return made(ctx, w, o, w.Mkdir(ctx, o.path, btrfs.Attr{Perm: 0o700}))
+		}},
+		{"createraw", 1, nil, func(k *kernelSide, o *fileOp) error {
+			f, err := os.OpenFile(k.dir+o.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, modeOf(o.perm))
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			return w.make(ctx, o, unix.S_IFREG)
+		}},
+		{"mkdirraw", 1, at("d"), func(k *kernelSide, o *fileOp) error {
+			return unix.Mkdir(k.dir+o.path, o.perm)
+		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			o.perm &= 0o1777 // mkdir(2) takes no other bits
+			return w.make(ctx, o, unix.S_IFDIR)
+		}},
+		{"fiforaw", 1, at("p"), func(k *kernelSide, o *fileOp) error {
+			return unix.Mkfifo(k.dir+o.path, o.perm)
+		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			return w.make(ctx, o, unix.S_IFIFO)
 		}},
 		{"symlink", 1, func(m *opMaker, o *fileOp) {
 			o.path, o.path2 = m.path("l"), "target"+strings.Repeat("y", m.rnd.IntN(200))
@@ -220,16 +257,9 @@ func handleOps() []opKind {
 			if w.files[o.n].ino != 0 {
 				return unix.EMFILE
 			}
-			info, err := w.Stat(ctx, o.path)
-			switch {
-			case err != nil:
+			info, err := w.open(ctx, o.path)
+			if err != nil {
 				return err
-			case info.Mode().IsDir():
-				return unix.EISDIR
-			case !info.Mode().IsRegular():
-				return unix.EINVAL
-			case info.Item.Flags&disk.InodeImmutable != 0 || info.Item.Flags&disk.InodeAppend != 0:
-				return unix.EPERM
 			}
 			if err := w.w.Hold(ctx, info.Sub, info.Ino); err != nil {
 				return err
@@ -270,14 +300,9 @@ func handleOps() []opKind {
 			if w.files[o.n].ino != 0 {
 				return unix.EMFILE
 			}
-			info, err := w.Stat(ctx, o.path)
-			switch {
-			case err != nil:
+			info, err := w.open(ctx, o.path)
+			if err != nil {
 				return err
-			case info.Mode().IsDir():
-				return unix.EISDIR
-			case !info.Mode().IsRegular():
-				return unix.EINVAL
 			}
 			if err := w.w.Hold(ctx, info.Sub, info.Ino); err != nil {
 				return err

@@ -88,6 +88,21 @@ type ourSide struct {
 	files [handles]struct{ sub, ino disk.ObjectID }
 }
 
+// open is what open(2) finds of a file that is to be changed.
+func (s *ourSide) open(ctx context.Context, path string) (btrfs.Info, error) {
+	info, err := s.Stat(ctx, path)
+	switch {
+	case err != nil:
+	case info.Mode().IsDir():
+		err = unix.EISDIR
+	case !info.Mode().IsRegular():
+		err = unix.EINVAL
+	case info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+		err = unix.EPERM
+	}
+	return info, err
+}
+
 // release ends all handles.
 func (s *ourSide) release(ctx context.Context) error {
 	var errs []error

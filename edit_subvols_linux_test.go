@@ -9,7 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"gobtrfs"
+	"gobtrfs/disk"
+	"gobtrfs/internal/fstree"
 )
 
 // Requests of btrfs, see linux/btrfs.h.
@@ -20,7 +21,7 @@ const (
 )
 
 // volIoctl sends a request about a name in a directory.
-func volIoctl(dir string, request uint, fd int64, flags uint64, name string, setMode bool) error {
+func volIoctl(dir string, request uint, fd int64, flags uint64, name string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -36,9 +37,6 @@ func volIoctl(dir string, request uint, fd int64, flags uint64, name string, set
 	copy(arg[at:], name)
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), uintptr(request), uintptr(unsafe.Pointer(&arg))); e != 0 {
 		return e
-	}
-	if setMode {
-		return unix.Chmod(filepath.Join(dir, name), 0o755)
 	}
 	return nil
 }
@@ -67,7 +65,7 @@ func snapshotting(name string, readOnly bool) opKind {
 				return err
 			}
 			q := k.dir + o.path2
-			return volIoctl(filepath.Dir(q), ioctlSnapCreateV2, int64(f.Fd()), flags, filepath.Base(q), false)
+			return volIoctl(filepath.Dir(q), ioctlSnapCreateV2, int64(f.Fd()), flags, filepath.Base(q))
 		},
 		func(ctx context.Context, w *ourSide, o *fileOp) error {
 			_, err := w.Snapshot(ctx, o.path, o.path2, readOnly)
@@ -81,14 +79,20 @@ func subvolOps() []opKind {
 	return []opKind{
 		{"subvol", 2, at, func(k *kernelSide, o *fileOp) error {
 			p := k.dir + o.path
-			return volIoctl(filepath.Dir(p), ioctlSubvolCreate, -1, 0, filepath.Base(p), true)
+			return volIoctl(filepath.Dir(p), ioctlSubvolCreate, -1, 0, filepath.Base(p))
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
-			_, err := w.CreateSubvolume(ctx, o.path, btrfs.Attr{Perm: 0o755})
+			p, err := w.w.Resolve(ctx, disk.TreeFS, o.path)
+			if err == nil && p.Dir == 0 {
+				err = unix.EEXIST
+			}
+			if err == nil {
+				_, err = w.w.CreateSubvol(ctx, p.Sub, p.Dir, p.Name, fstree.Attr{Mode: 0o777, Umask: umask()})
+			}
 			return err
 		}},
 		{"subdelete", 1, at, func(k *kernelSide, o *fileOp) error {
 			p := k.dir + o.path
-			return volIoctl(filepath.Dir(p), ioctlSnapDestroy, -1, 0, filepath.Base(p), false)
+			return volIoctl(filepath.Dir(p), ioctlSnapDestroy, -1, 0, filepath.Base(p))
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return w.DeleteSubvolume(ctx, o.path)
 		}},

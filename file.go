@@ -469,26 +469,5 @@ func (f *File) Names(ctx context.Context) ([]Name, error) {
 }
 
 // Flags is the file's flags as lsattr(1) shows them: the FS_*_FL bits of
-// ioctl FS_IOC_GETFLAGS (btrfs_inode_flags_to_fsflags, Linux 6.18).
-func (f *File) Flags() uint32 {
-	var out uint32
-	for _, b := range [...]struct {
-		inode uint64
-		fl    uint32
-	}{
-		{disk.InodeSync, 0x8}, {disk.InodeImmutable, 0x10}, {disk.InodeAppend, 0x20},
-		{disk.InodeNoDump, 0x40}, {disk.InodeNoAtime, 0x80}, {disk.InodeDirSync, 0x10000},
-		{disk.InodeROVerity, 0x100000}, {disk.InodeNoDataCow, 0x800000},
-	} {
-		if f.item.Flags&b.inode != 0 {
-			out |= b.fl
-		}
-	}
-	switch {
-	case f.item.Flags&disk.InodeNoCompress != 0:
-		out |= 0x400
-	case f.item.Flags&disk.InodeCompress != 0:
-		out |= 0x4
-	}
-	return out
-}
+// ioctl FS_IOC_GETFLAGS.
+func (f *File) Flags() uint32 { return fstree.FileFlags(&f.item) }

@@ -85,7 +85,8 @@ func (f *FS) Sync(ctx context.Context) error {
 
 // Editor changes the files of a subvolume and of those nested in it. Paths
 // start at the subvolume's top directory; symbolic links in them are not
-// followed. Every method happens as a whole or not at all, unless it says
+// followed. What changes contents takes file capabilities away, and leaves
+// setuid and setgid, as root's changes do. Every method happens as a whole or not at all, unless it says
 // otherwise, and is durable after FS.Sync. What it did can be read through FS
 // after that, too.
 type Editor struct {
@@ -268,6 +269,9 @@ func (e *Editor) WriteAt(ctx context.Context, path string, p []byte, off int64) 
 	}
 	sub, ino, err := e.at(ctx, path)
 	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+	}
+	if err == nil {
 		n, err = e.fs.w.WriteAt(ctx, sub, ino, p, uint64(off))
 	}
 	return n, pathError("write", path, err)
@@ -283,6 +287,9 @@ func (e *Editor) WriteFrom(ctx context.Context, path string, r io.Reader, off in
 		if err == nil {
 			err = syscall.EINVAL
 		}
+		return 0, pathError("write", path, err)
+	}
+	if err := e.fs.w.DropPrivileges(ctx, sub, ino, false); err != nil {
 		return 0, pathError("write", path, err)
 	}
 	buf := make([]byte, 64<<10)
@@ -313,6 +320,9 @@ func (e *Editor) Truncate(ctx context.Context, path string, size int64) error {
 		err = syscall.EINVAL
 	}
 	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+	}
+	if err == nil {
 		err = e.fs.w.Truncate(ctx, sub, ino, uint64(size))
 	}
 	return pathError("truncate", path, err)
@@ -326,6 +336,9 @@ func (e *Editor) Allocate(ctx context.Context, path string, off, n int64, keepSi
 		err = syscall.EINVAL
 	}
 	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+	}
+	if err == nil {
 		err = e.fs.w.Allocate(ctx, sub, ino, uint64(off), uint64(n), keepSize)
 	}
 	return pathError("allocate", path, err)
@@ -337,6 +350,9 @@ func (e *Editor) PunchHole(ctx context.Context, path string, off, n int64) error
 	sub, ino, err := e.at(ctx, path)
 	if err == nil && (off < 0 || n <= 0) {
 		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	if err == nil {
 		err = e.fs.w.PunchHole(ctx, sub, ino, uint64(off), uint64(n))
@@ -375,8 +391,21 @@ func (e *Editor) Chtimes(ctx context.Context, path string, atime, mtime *time.Ti
 	return e.setAttr(ctx, "set times of", path, fstree.Change{Atime: conv(atime), Mtime: conv(mtime)})
 }
 
+// SetFlags sets a file's flags as chattr(1) does: flags are the FS_*_FL bits of
+// ioctl FS_IOC_SETFLAGS, and what is not among them is cleared.
+func (e *Editor) SetFlags(ctx context.Context, path string, flags uint32) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil {
+		err = e.fs.w.SetFlags(ctx, sub, ino, flags)
+	}
+	return pathError("set flags of", path, err)
+}
+
 // SetXattr sets an extended attribute by its full name.
 func (e *Editor) SetXattr(ctx context.Context, path, name string, value []byte) error {
+	if err := fstree.CheckXattr(name, len(value)); err != nil {
+		return pathError("set attribute of", path, err)
+	}
 	sub, ino, err := e.at(ctx, path)
 	if err == nil {
 		err = e.fs.w.SetXattr(ctx, sub, ino, name, value, fstree.XattrAny)
@@ -386,6 +415,9 @@ func (e *Editor) SetXattr(ctx context.Context, path, name string, value []byte) 
 
 // RemoveXattr removes an extended attribute.
 func (e *Editor) RemoveXattr(ctx context.Context, path, name string) error {
+	if err := fstree.CheckXattr(name, 0); err != nil {
+		return pathError("remove attribute of", path, err)
+	}
 	sub, ino, err := e.at(ctx, path)
 	if err == nil {
 		err = e.fs.w.RemoveXattr(ctx, sub, ino, name)

@@ -3,154 +3,161 @@ package fstree
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"syscall"
 
 	"gobtrfs/disk"
-	"gobtrfs/internal/csum"
 	"gobtrfs/internal/space"
 )
 
-// Change says what of an inode's attributes is to be set; nil leaves a field
-// alone.
+// Change says what of an inode's attributes is to be set; nil and false leave
+// a field alone.
 type Change struct {
 	Mode         *uint32 // permission bits; the type stays
 	UID, GID     *uint32
 	Atime, Mtime *disk.Time
-	Flags        *uint64 // disk.InodeNoDump and its like
+	// The time of the change itself (UTIME_NOW); Atime and Mtime do not count
+	// then. Both together, and nothing else, are less of a change: a file that
+	// may only be appended to can have them.
+	AtimeNow, MtimeNow bool
+	Flags              *uint64 // disk.InodeNoDump and its like
 }
 
-// SetAttr changes attributes of an inode. A change of owner takes the setuid
-// and setgid bits of a regular file that can be run away, as Linux does.
+// touch says whether only the times are set, to now.
+func (c *Change) touch() bool {
+	return *c == Change{AtimeNow: true, MtimeNow: true}
+}
+
+// SetAttr changes attributes of an inode. A change of owner takes setuid,
+// setgid and capabilities away from what can be run, as Linux does; a change of
+// mode is put into the access ACL, too.
 func (w *Writer) SetAttr(ctx context.Context, sub, ino disk.ObjectID, c Change) error {
-	return w.do(ctx, sub, 2, space.ClassNormal, func(ctx context.Context, e *edit) error {
+	if c == (Change{}) {
+		return nil
+	}
+	return w.do(ctx, sub, 4, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		item, err := e.inode(ctx, ino)
 		if err != nil {
 			return err
 		}
-		if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 && c.Flags == nil {
+		fixed := uint64(disk.InodeImmutable | disk.InodeAppend)
+		if c.touch() {
+			fixed = disk.InodeImmutable
+		}
+		if item.Flags&fixed != 0 && c.Flags == nil {
 			return fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
 		}
-		if c.UID != nil || c.GID != nil {
-			if item.Mode&modeType == modeReg {
-				item.Mode &^= 0o4000
-				if item.Mode&0o010 != 0 {
-					item.Mode &^= modeSetgid
-				}
-			}
-			if c.UID != nil {
-				item.UID = *c.UID
-			}
-			if c.GID != nil {
-				item.GID = *c.GID
-			}
-		}
+		var access acl
 		if c.Mode != nil {
-			item.Mode = item.Mode&modeType | *c.Mode&0o7777
+			if access, err = e.readACL(ctx, ino, xattrACLAccess); err != nil {
+				return err
+			}
 		}
-		if c.Atime != nil {
-			item.Atime = *c.Atime
+		// Everything is read: from here on there are only changes.
+		if c.UID != nil || c.GID != nil {
+			if err := e.dropPrivileges(ctx, ino, &item, true); err != nil {
+				return err
+			}
 		}
-		if c.Mtime != nil {
-			item.Mtime = *c.Mtime
-		}
-		if c.Flags != nil {
-			item.Flags = *c.Flags
+		c.apply(&item, e.now)
+		if access != nil {
+			access.chmod(item.Mode)
+			if err := e.putXattr(ctx, ino, xattrACLAccess, access.append(nil)); err != nil {
+				return err
+			}
 		}
 		item.Ctime = e.now
 		return e.putInode(ctx, ino, &item)
 	})
 }
 
-// How SetXattr treats an attribute that is there or not.
-const (
-	XattrAny     = iota
-	XattrCreate  // it must not be there (EEXIST)
-	XattrReplace // it must be there (ErrNoAttribute)
-)
+// apply sets what is only in the inode.
+func (c *Change) apply(item *disk.InodeItem, now disk.Time) {
+	if c.UID != nil {
+		item.UID = *c.UID
+	}
+	if c.GID != nil {
+		item.GID = *c.GID
+	}
+	if c.Mode != nil {
+		item.Mode = item.Mode&modeType | *c.Mode&0o7777
+	}
+	set := func(to *disk.Time, t *disk.Time, isNow bool) {
+		if isNow {
+			t = &now
+		}
+		if t != nil {
+			*to = *t
+		}
+	}
+	set(&item.Atime, c.Atime, c.AtimeNow)
+	set(&item.Mtime, c.Mtime, c.MtimeNow)
+	if c.Flags != nil {
+		item.Flags = *c.Flags
+	}
+}
 
-// SetXattr sets an extended attribute; name has its prefix.
-func (w *Writer) SetXattr(ctx context.Context, sub, ino disk.ObjectID, name string, value []byte, how int) error {
-	if name == "" || len(name) > disk.MaxNameLen {
-		return fmt.Errorf("attribute name of %d bytes: %w", len(name), syscall.ERANGE)
+// xattrCapability is what else than setuid can give a program privileges.
+const xattrCapability = "security.capability"
+
+// withoutSetID is a mode without setuid, and without setgid of what its group
+// can run: otherwise that bit means something else.
+func withoutSetID(mode uint32) uint32 {
+	mode &^= 0o4000
+	if mode&0o010 != 0 {
+		mode &^= modeSetgid
+	}
+	return mode
+}
+
+// dropPrivileges takes away capabilities and, if bits is set, setuid and
+// setgid. The inode is the caller's to write.
+func (e *edit) dropPrivileges(ctx context.Context, ino disk.ObjectID, item *disk.InodeItem, bits bool) error {
+	if item.Mode&modeType == modeDir {
+		return nil
+	}
+	if bits {
+		item.Mode = withoutSetID(item.Mode)
+	}
+	_, err := e.dropXattr(ctx, ino, xattrCapability)
+	return err
+}
+
+// DropPrivileges is what a change of a file's contents does to it besides:
+// capabilities go and, unless the writer may keep them (CAP_FSETID), setuid and
+// setgid, too. Nothing happens if there are none, or if the file cannot be
+// changed.
+func (w *Writer) DropPrivileges(ctx context.Context, sub, ino disk.ObjectID, bits bool) error {
+	needed := false
+	look := func(ctx context.Context, e *edit) (item disk.InodeItem, err error) {
+		if item, err = e.inode(ctx, ino); err != nil {
+			return item, err
+		}
+		_, capable, err := e.getXattr(ctx, ino, xattrCapability)
+		if err != nil || item.Mode&modeType != modeReg || item.Flags&disk.InodeImmutable != 0 {
+			return item, err
+		}
+		needed = capable || bits && withoutSetID(item.Mode) != item.Mode
+		return item, nil
+	}
+	err := w.tx.Look(ctx, func(ctx context.Context) error {
+		e, err := w.edit(ctx, sub)
+		if err == nil {
+			_, err = look(ctx, e)
+		}
+		return err
+	})
+	if err != nil || !needed {
+		return err
 	}
 	return w.do(ctx, sub, 4, space.ClassNormal, func(ctx context.Context, e *edit) error {
-		k := xattrKey(ino, name)
-		item, old, rest, err := e.xattr(ctx, ino, k, name)
-		if err != nil {
+		item, err := look(ctx, e)
+		if err != nil || !needed {
 			return err
 		}
-		d := disk.DirItem{Type: disk.FtXattr, TransID: e.w.tx.Trans(), Name: []byte(name), Data: value}
-		b := d.Append(slices.Clone(rest))
-		switch {
-		case old && how == XattrCreate:
-			return fmt.Errorf("attribute %q: %w", name, syscall.EEXIST)
-		case !old && how == XattrReplace:
-			return fmt.Errorf("attribute %q: %w", name, ErrNoAttribute)
-		case len(b) > e.maxItem():
-			return fmt.Errorf("attribute %q of %d bytes: %w", name, len(value), syscall.ENOSPC)
-		case old || len(rest) > 0:
-			err = e.t.Update(ctx, k, b)
-		default:
-			err = e.t.Insert(ctx, k, b)
-		}
-		if err != nil {
+		if err := e.dropPrivileges(ctx, ino, &item, bits); err != nil {
 			return err
 		}
 		item.Ctime = e.now
 		return e.putInode(ctx, ino, &item)
 	})
-}
-
-// RemoveXattr removes an extended attribute. The error is ErrNoAttribute if
-// there is none.
-func (w *Writer) RemoveXattr(ctx context.Context, sub, ino disk.ObjectID, name string) error {
-	return w.do(ctx, sub, 4, space.ClassSteal, func(ctx context.Context, e *edit) error {
-		k := xattrKey(ino, name)
-		item, old, _, err := e.xattr(ctx, ino, k, name)
-		if err != nil {
-			return err
-		}
-		if !old {
-			return fmt.Errorf("attribute %q: %w", name, ErrNoAttribute)
-		}
-		if err := e.removeNamed(ctx, k, []byte(name)); err != nil {
-			return err
-		}
-		item.Ctime = e.now
-		return e.putInode(ctx, ino, &item)
-	})
-}
-
-func xattrKey(ino disk.ObjectID, name string) disk.Key {
-	return disk.Key{ObjectID: ino, Type: disk.KeyXattrItem, Offset: uint64(csum.NameHash([]byte(name)))}
-}
-
-// xattr reads the inode whose attribute is to be changed, says whether it has
-// it, and returns what else is in the attribute's item.
-func (e *edit) xattr(ctx context.Context, ino disk.ObjectID, k disk.Key, name string) (item disk.InodeItem, old bool, rest []byte, err error) {
-	if item, err = e.inode(ctx, ino); err != nil {
-		return item, false, nil, err
-	}
-	if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
-		return item, false, nil, fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
-	}
-	if t := item.Mode & modeType; strings.HasPrefix(name, "user.") && t != modeReg && t != modeDir {
-		return item, false, nil, fmt.Errorf("attribute %q of a special file: %w", name, syscall.EPERM)
-	}
-	data, ok, err := e.t.Get(ctx, k)
-	for ok && len(data) > 0 {
-		d, next, err := disk.ParseDirItem(data)
-		if err != nil {
-			return item, false, nil, e.corrupt(k, err)
-		}
-		if string(d.Name) == name {
-			old = true
-		} else {
-			rest = append(rest, data[:len(data)-len(next)]...)
-		}
-		data = next
-	}
-	return item, old, rest, err
 }

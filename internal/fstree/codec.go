@@ -7,8 +7,8 @@ import (
 	"gobtrfs/internal/compress"
 )
 
-// propCompression is the attribute in which a file says how it is to be
-// compressed.
+// propCompression is the property, an attribute, that says how a file, or what
+// is made in a directory, is compressed.
 const propCompression = "btrfs.compression"
 
 // encoder is what the contents of a file are to be compressed with, nil if
@@ -49,23 +49,15 @@ func (f *fileEdit) encoder(ctx context.Context) (enc *compress.Encoder, force bo
 
 // property is the algorithm that the file's property names.
 func (f *fileEdit) property(ctx context.Context) (disk.Compression, error) {
-	k := xattrKey(f.ino, propCompression)
-	data, ok, err := f.t.Get(ctx, k)
-	for err == nil && ok && len(data) > 0 {
-		d, next, err := disk.ParseDirItem(data)
-		if err != nil {
-			return 0, f.corrupt(k, err)
-		}
-		if string(d.Name) == propCompression {
-			spec, err := compress.ParseSpec(string(d.Data))
-			if err != nil {
-				return disk.CompressNone, nil // of a later Linux: any algorithm is right
-			}
-			return spec.Algorithm, nil
-		}
-		data = next
+	value, ok, err := f.getXattr(ctx, f.ino, propCompression)
+	if err != nil || !ok {
+		return disk.CompressNone, err
 	}
-	return disk.CompressNone, err
+	spec, err := compress.ParseSpec(string(value))
+	if err != nil {
+		return disk.CompressNone, nil // of a later Linux: any algorithm is right
+	}
+	return spec.Algorithm, nil
 }
 
 // codec is the encoder for a spec, of which there is one.

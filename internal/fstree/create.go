@@ -15,6 +15,9 @@ type Attr struct {
 	UID, GID uint32
 	Rdev     uint64 // of device nodes, see disk.JoinRdev
 	Target   string // of symbolic links
+	// Umask is permission bits to leave out, unless the directory has a default
+	// ACL, which then counts in their place.
+	Umask uint32
 }
 
 const (
@@ -23,10 +26,11 @@ const (
 	modeSetgid  = 0o2000
 )
 
-// Create makes an inode under a new name. Group and the setgid bit are handed
-// down from a setgid directory, as are the directory's flags for contents.
+// Create makes an inode under a new name. It inherits from its directory:
+// group and setgid bit of a setgid directory, the default ACL, flags for
+// contents, and the property btrfs.compression.
 func (w *Writer) Create(ctx context.Context, sub, dir disk.ObjectID, name []byte, a Attr) (ino disk.ObjectID, err error) {
-	err = w.do(ctx, sub, itemsName, space.ClassNormal, func(ctx context.Context, e *edit) error {
+	err = w.do(ctx, sub, itemsCreate, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		ino, err = e.create(ctx, dir, name, a)
 		return err
 	})
@@ -34,6 +38,9 @@ func (w *Writer) Create(ctx context.Context, sub, dir disk.ObjectID, name []byte
 }
 
 func (e *edit) create(ctx context.Context, dir disk.ObjectID, name []byte, a Attr) (disk.ObjectID, error) {
+	if dir == disk.EmptySubvolDir && a.Mode&modeType == modeReg {
+		return 0, fmt.Errorf("%q: %w", name, syscall.EACCES) // other types: EPERM
+	}
 	parent, err := e.newName(ctx, dir, name)
 	if err != nil {
 		return 0, err
@@ -48,6 +55,10 @@ func (e *edit) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 	case link && len(a.Target) > int(e.maxSymlink()):
 		return 0, fmt.Errorf("target of %d bytes: %w", len(a.Target), syscall.ENAMETOOLONG)
 	}
+	inherited, err := e.heritage(ctx, dir, dir)
+	if err != nil {
+		return 0, err
+	}
 	index, err := e.newIndex(ctx, dir)
 	if err != nil {
 		return 0, err
@@ -60,7 +71,7 @@ func (e *edit) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 	if link {
 		item.Size, item.NBytes = uint64(len(a.Target)), uint64(len(a.Target))
 	}
-	if err := e.t.Insert(ctx, inodeKey(ino), item.Append(nil)); err != nil {
+	if err := e.insertInode(ctx, ino, &item, inherited, a.Umask); err != nil {
 		return 0, err
 	}
 	if err := e.addRef(ctx, ino, dir, name, index); err != nil {
@@ -82,7 +93,7 @@ func (e *edit) newName(ctx context.Context, dir disk.ObjectID, name []byte) (dis
 	if err := checkName(name); err != nil {
 		return disk.InodeItem{}, err
 	}
-	parent, err := e.dirToChange(ctx, dir)
+	parent, err := e.directory(ctx, dir)
 	if err != nil {
 		return parent, err
 	}
@@ -91,37 +102,10 @@ func (e *edit) newName(ctx context.Context, dir disk.ObjectID, name []byte) (dis
 	} else if ok {
 		return parent, fmt.Errorf("%q: %w", name, syscall.EEXIST)
 	}
+	if err := mayChange(dir, &parent, false); err != nil {
+		return parent, err
+	}
 	return parent, e.roomForEntry(ctx, dir, name)
-}
-
-func (e *edit) newInode(parent *disk.InodeItem, a Attr) disk.InodeItem {
-	trans := e.w.tx.Trans()
-	item := disk.InodeItem{
-		Generation: trans, TransID: trans, Nlink: 1, UID: a.UID, GID: a.GID, Mode: a.Mode,
-		Atime: e.now, Ctime: e.now, Mtime: e.now, Otime: e.now,
-	}
-	switch a.Mode & modeType {
-	case 0o020000, 0o060000:
-		item.Rdev = a.Rdev
-	}
-	if parent.Mode&modeSetgid != 0 {
-		item.GID = parent.GID
-		if a.Mode&modeType == modeDir {
-			item.Mode |= modeSetgid
-		}
-	}
-	if a.Mode&modeType == modeDir || a.Mode&modeType == modeReg {
-		item.Flags = parent.Flags & (disk.InodeCompress | disk.InodeNoCompress | disk.InodeNoDataCow)
-		if a.Mode&modeType == modeReg {
-			if e.w.opts.NoDataCow {
-				item.Flags |= disk.InodeNoDataCow
-			}
-			if e.w.opts.NoDataSum || item.Flags&disk.InodeNoDataCow != 0 {
-				item.Flags |= disk.InodeNoDataSum
-			}
-		}
-	}
-	return item
 }
 
 // maxSymlink is the longest target: it must fit an inline extent, and less

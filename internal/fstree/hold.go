@@ -156,8 +156,15 @@ func (w *Writer) Tmpfile(ctx context.Context, sub, dir disk.ObjectID, a Attr, li
 	if a.Mode&modeType != modeReg {
 		return 0, fmt.Errorf("mode %o: %w", a.Mode, syscall.EINVAL)
 	}
-	err = w.do(ctx, sub, itemsName, space.ClassNormal, func(ctx context.Context, e *edit) error {
-		parent, err := e.dirToChange(ctx, dir)
+	err = w.do(ctx, sub, itemsCreate, space.ClassNormal, func(ctx context.Context, e *edit) error {
+		parent, err := e.directory(ctx, dir)
+		if err != nil {
+			return err
+		}
+		if err := mayChange(dir, &parent, false); err != nil {
+			return err
+		}
+		inherited, err := e.heritage(ctx, dir, dir)
 		if err != nil {
 			return err
 		}
@@ -166,7 +173,7 @@ func (w *Writer) Tmpfile(ctx context.Context, sub, dir disk.ObjectID, a Attr, li
 		}
 		item := e.newInode(&parent, a)
 		item.Nlink = 0
-		if err := e.t.Insert(ctx, inodeKey(ino), item.Append(nil)); err != nil {
+		if err := e.insertInode(ctx, ino, &item, inherited, a.Umask); err != nil {
 			return err
 		}
 		if err := e.t.Insert(ctx, orphanKey(ino), nil); err != nil {

@@ -48,8 +48,8 @@ func (e *edit) lookup(ctx context.Context, dir disk.ObjectID, name []byte) (disk
 	return disk.DirItem{}, false, nil
 }
 
-// dirToChange reads a directory into which or from which a name goes.
-func (e *edit) dirToChange(ctx context.Context, dir disk.ObjectID) (disk.InodeItem, error) {
+// directory reads a directory into which or from which a name is to go.
+func (e *edit) directory(ctx context.Context, dir disk.ObjectID) (disk.InodeItem, error) {
 	if dir == disk.EmptySubvolDir {
 		return disk.InodeItem{}, fmt.Errorf("the directory stands for a subvolume that is not here: %w", syscall.EPERM)
 	}
@@ -62,10 +62,20 @@ func (e *edit) dirToChange(ctx context.Context, dir disk.ObjectID) (disk.InodeIt
 		return item, fmt.Errorf("inode %d: %w", uint64(dir), syscall.ENOTDIR)
 	case item.Nlink == 0:
 		return item, fmt.Errorf("directory %d was removed: %w", uint64(dir), syscall.ENOENT)
-	case item.Flags&disk.InodeImmutable != 0:
-		return item, fmt.Errorf("directory %d is immutable: %w", uint64(dir), syscall.EPERM)
 	}
 	return item, nil
+}
+
+// mayChange fails if flags of a directory forbid to add a name or, with
+// removing set, to take one away. That comes after what is wrong with the name.
+func mayChange(dir disk.ObjectID, item *disk.InodeItem, removing bool) error {
+	switch {
+	case item.Flags&disk.InodeImmutable != 0:
+		return fmt.Errorf("directory %d is immutable: %w", uint64(dir), syscall.EPERM)
+	case removing && item.Flags&disk.InodeAppend != 0:
+		return fmt.Errorf("directory %d may only be appended to: %w", uint64(dir), syscall.EPERM)
+	}
+	return nil
 }
 
 // roomForEntry fails if the entries that share name's hash fill their item.

@@ -25,7 +25,7 @@ func (w *Writer) Rmdir(ctx context.Context, sub, dir disk.ObjectID, name []byte)
 func (w *Writer) remove(ctx context.Context, sub, dir disk.ObjectID, name []byte, directory bool) error {
 	var rest, volume disk.ObjectID
 	err := w.do(ctx, sub, itemsRemove, space.ClassSteal, func(ctx context.Context, e *edit) error {
-		parent, err := e.dirToChange(ctx, dir)
+		parent, err := e.directory(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -35,8 +35,9 @@ func (w *Writer) remove(ctx context.Context, sub, dir disk.ObjectID, name []byte
 			return err
 		case !ok:
 			return fmt.Errorf("%q: %w", name, syscall.ENOENT)
-		case parent.Flags&disk.InodeAppend != 0:
-			return fmt.Errorf("directory %d may only be appended to: %w", uint64(dir), syscall.EPERM)
+		}
+		if err := mayChange(dir, &parent, true); err != nil {
+			return err
 		}
 		if rest, volume, err = e.removeName(ctx, dir, &parent, d, directory); err != nil {
 			return err

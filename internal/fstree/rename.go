@@ -52,7 +52,7 @@ func (w *Writer) Rename(ctx context.Context, a RenameArgs) error {
 		return err
 	}
 	var rest disk.ObjectID
-	err := w.do(ctx, a.From.Sub, itemsName*3+itemsRemove, space.ClassNormal, func(ctx context.Context, e *edit) error {
+	err := w.do(ctx, a.From.Sub, itemsName*2+itemsCreate+itemsRemove, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		m := move{from: side{edit: e, dir: a.From.Dir, name: a.From.Name}, to: side{edit: e, dir: a.To.Dir, name: a.To.Name}, args: &a}
 		if a.To.Sub != a.From.Sub {
 			to, err := w.editable(ctx, a.To.Sub)
@@ -109,10 +109,10 @@ func (s *side) read(ctx context.Context) (err error) {
 
 // mayMove fails if the inode that has the name must keep it.
 func (s *side) mayMove(ctx context.Context) error {
-	e := s.edit
-	if s.stub {
-		return nil
+	if err := mayChange(s.dir, s.parent, true); err != nil || s.stub {
+		return err
 	}
+	e := s.edit
 	if s.isSubvol() {
 		top, err := s.w.edit(ctx, s.what.Location.ObjectID)
 		if err != nil {
@@ -122,15 +122,10 @@ func (s *side) mayMove(ctx context.Context) error {
 	}
 	_, ino := s.object()
 	item, err := e.inode(ctx, ino)
-	switch {
-	case err != nil:
-		return err
-	case s.parent.Flags&disk.InodeAppend != 0:
-		return fmt.Errorf("directory %d may only be appended to: %w", uint64(s.dir), syscall.EPERM)
-	case item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
-		return fmt.Errorf("%q is immutable: %w", s.name, syscall.EPERM)
+	if err == nil && item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
+		err = fmt.Errorf("%q is immutable: %w", s.name, syscall.EPERM)
 	}
-	return nil
+	return err
 }
 
 // move is a rename.
@@ -144,14 +139,14 @@ func (m *move) exchange() bool { return m.args.Flags&RenameExchange != 0 }
 
 // check reads everything and refuses what must not be, before any change.
 func (m *move) check(ctx context.Context) error {
-	from, err := m.from.dirToChange(ctx, m.from.dir)
+	from, err := m.from.directory(ctx, m.from.dir)
 	if err != nil {
 		return err
 	}
 	m.from.parent, m.to.parent = &from, &from
 	sameDir := m.from.t.ID() == m.to.t.ID() && m.from.dir == m.to.dir
 	if !sameDir {
-		to, err := m.to.dirToChange(ctx, m.to.dir)
+		to, err := m.to.directory(ctx, m.to.dir)
 		if err != nil {
 			return err
 		}
@@ -184,6 +179,8 @@ func (m *move) check(ctx context.Context) error {
 	}
 	if m.to.exists {
 		err = m.checkOver(ctx)
+	} else {
+		err = mayChange(m.to.dir, m.to.parent, false)
 	}
 	if err == nil {
 		err = m.checkSubvols()
@@ -231,10 +228,8 @@ func (m *move) checkOver(ctx context.Context) error {
 	if m.exchange() {
 		return m.to.mayMove(ctx)
 	}
-	if !m.to.isSubvol() {
-		if err := m.to.mayMove(ctx); err != nil {
-			return err
-		}
+	if err := m.to.mayMove(ctx); err != nil {
+		return err
 	}
 	switch {
 	case m.from.isDir() && !m.to.isDir():

@@ -19,10 +19,16 @@ func subvolLocation(id disk.ObjectID) disk.Key {
 }
 
 // CreateSubvol makes an empty subvolume under a new name; of a only
-// permissions and owner count.
+// permissions, owner and umask count. It inherits nothing from the directory
+// but what a default ACL takes from the permissions, and compression from the
+// top of the subvolume that it hangs in.
 func (w *Writer) CreateSubvol(ctx context.Context, sub, dir disk.ObjectID, name []byte, a Attr) (id disk.ObjectID, err error) {
 	err = w.do(ctx, sub, itemsSubvol, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		parent, err := e.newName(ctx, dir, name)
+		if err != nil {
+			return err
+		}
+		inherited, err := e.heritage(ctx, dir, disk.RootDirObjectID)
 		if err != nil {
 			return err
 		}
@@ -45,9 +51,14 @@ func (w *Writer) CreateSubvol(ctx context.Context, sub, dir disk.ObjectID, name 
 			return err
 		}
 		top := edit{w: w, t: t, now: e.now}
-		// A subvolume takes nothing over from the directory it hangs in.
 		inode := top.newInode(&disk.InodeItem{}, Attr{Mode: modeDir | a.Mode&0o7777, UID: a.UID, GID: a.GID})
-		if err := t.Insert(ctx, inodeKey(disk.RootDirObjectID), inode.Append(nil)); err != nil {
+		umask := a.Umask
+		if inherited.acl != nil {
+			// As Linux does it, the ACL limits the mode but is not handed on.
+			inode.Mode, umask = inherited.acl.inherit(inode.Mode), 0
+			inherited.acl = nil
+		}
+		if err := top.insertInode(ctx, disk.RootDirObjectID, &inode, inherited, umask); err != nil {
 			return err
 		}
 		// The top directory is its own parent, under the name "..".
@@ -214,7 +225,7 @@ func (w *Writer) snapshotItem(src *disk.RootItem, now disk.Time, readOnly bool) 
 func (w *Writer) DeleteSubvol(ctx context.Context, sub, dir disk.ObjectID, name []byte) error {
 	var id disk.ObjectID
 	err := w.do(ctx, sub, itemsSubvol, space.ClassSteal, func(ctx context.Context, e *edit) error {
-		parent, err := e.dirToChange(ctx, dir)
+		parent, err := e.directory(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -227,7 +238,19 @@ func (w *Writer) DeleteSubvol(ctx context.Context, sub, dir disk.ObjectID, name 
 		case d.Location.Type != disk.KeyRootItem:
 			return fmt.Errorf("%q is no subvolume: %w", name, syscall.EINVAL)
 		}
+		if err := mayChange(dir, &parent, true); err != nil {
+			return err
+		}
 		id = d.Location.ObjectID
+		top, err := w.edit(ctx, id)
+		if err != nil {
+			return err
+		}
+		if item, err := top.inode(ctx, disk.RootDirObjectID); err != nil {
+			return err
+		} else if item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
+			return fmt.Errorf("%q is immutable: %w", name, syscall.EPERM)
+		}
 		if err := e.unlinkSubvol(ctx, dir, &parent, name, id); err != nil {
 			return err
 		}

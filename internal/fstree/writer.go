@@ -30,6 +30,8 @@ type Writer struct {
 	nextIno   map[disk.ObjectID]disk.ObjectID // by subvolume: behind the highest inode
 	nextIndex map[dirKey]uint64               // by directory: behind the highest index
 
+	plain plainDirs
+
 	holds holds
 
 	opts    WriterOptions
@@ -64,7 +66,7 @@ type dirKey struct{ sub, dir disk.ObjectID }
 func NewWriter(tx *txn.FS, s *Store, o WriterOptions) *Writer {
 	return &Writer{
 		tx: tx, base: s, over: tx.Running(),
-		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64),
+		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64), plain: make(plainDirs),
 		holds: holds{inodes: make(map[holdKey]*hold), subvols: make(map[disk.ObjectID]*subvolHold)},
 		opts:  o, late: newBacklog(o.DirtyBytes), workers: make(workers, runtime.GOMAXPROCS(0)+1),
 		hasCodecs: s.super.IncompatFlags, codecs: make(map[compress.Spec]*compress.Encoder),
@@ -107,7 +109,8 @@ type edit struct {
 
 // Worst cases of operations, in items that are inserted or changed.
 const (
-	itemsName   = 6  // an entry, its index, the inode and its reference, the directory, the root
+	itemsName   = 6 // an entry, its index, the inode and its reference, the directory, the root
+	itemsCreate = itemsName + 3
 	itemsRemove = 16 // a name, an orphan, and the inode's items up to evictBatch
 	itemsWrite  = 10 // a few file extents, their checksums, the inode
 	itemsSubvol = 16
