@@ -17,7 +17,8 @@ func (c *checker) checkCsums() error {
 	if c.treeBroken(disk.TreeCsum) || c.treeBroken(disk.TreeExtent) {
 		return nil
 	}
-	unused := without(c.readSpans(spanCsum), c.readSpans(spanAllocated))
+	// Data of a log tree gets its extent when the log is replayed.
+	unused := without(without(c.readSpans(spanCsum), c.readSpans(spanAllocated)), c.readSpans(spanLogNeed))
 	for s, ok := unused(); ok && c.find.counted(CodeCsumUnused) < maxRanges; s, ok = unused() {
 		c.find.add(Finding{Code: CodeCsumUnused, Place: Place{Tree: disk.TreeCsum, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("checksums of %d bytes in which there is no data extent", s.end-s.start)})
 	}

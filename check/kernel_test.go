@@ -133,6 +133,7 @@ func TestKernelMadeFilesystemsAreClean(t *testing.T) {
 			if r.Stats.Inodes < 500 || r.Stats.Extents < 20 || r.Stats.FileExtents < 50 {
 				t.Errorf("looked at too little: %+v", r.Stats)
 			}
+			requireClean(t, checkImages(t, check.Options{VerifyData: true}, images...))
 			if sameInTinyMemory(t, r, images...).Stats.Spilled == 0 {
 				t.Error("nothing was spilled")
 			}
