@@ -1,6 +1,8 @@
 package check
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -40,10 +42,10 @@ func (c *checker) walkLogs() error {
 	if err := c.walk(c.ctx, &c.logs[1]); err != nil {
 		return err
 	}
+	c.flushSpans()
 	if err := c.logInUse(); err != nil {
 		return err
 	}
-	c.flushSpans()
 	missing := without(without(c.readSpans(spanLogNeed), c.readSpans(spanLogCsum)), c.readSpans(spanCsum))
 	for s, ok := missing(); ok && c.find.counted(CodeLog) < maxRanges; s, ok = missing() {
 		c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("logged data has no checksums: %d bytes", s.end-s.start)})
@@ -66,72 +68,144 @@ func (c *checker) visitLogRoot(info *nodeInfo, n disk.Node) {
 	}
 }
 
-// visitLog reads a leaf of a log tree: the data that it names must have
-// checksums, in the log or in the checksum tree.
+// visitLog reads a leaf of a log tree.
 func (c *checker) visitLog(w *worker, info *nodeInfo, n disk.Node) {
-	var flags uint64
-	var known disk.ObjectID
+	l := &logLeaf{c: c, w: w, info: info}
 	size := c.geo.CsumType.Size()
 	for i := range n.NrItems() {
 		k, b := n.Key(i), n.ItemData(i)
 		switch k.Type {
 		case disk.KeyInodeItem:
 			if it, err := disk.ParseInodeItem(b); err == nil {
-				flags, known = it.Flags, k.ObjectID
+				l.flags, l.known = it.Flags, k.ObjectID
 			}
 		case disk.KeyExtentCsum:
 			w.span(spanLogCsum, k.Offset, uint64(len(b)/size)*uint64(c.geo.SectorSize), 0)
+		case disk.KeyDirLogIndex:
+			if len(b) == 8 && binary.LittleEndian.Uint64(b) < k.Offset {
+				w.bad(CodeLog, Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: &k, Logical: info.addr}, "a range of logged directory entries ends before it begins")
+			}
 		case disk.KeyExtentData:
-			f, err := disk.ParseFileExtent(b)
-			if err != nil || f.Type == disk.FileExtentInline || f.DiskBytenr == 0 {
-				continue
-			}
-			at := Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: &k, Logical: info.addr}
-			if why := badFileExtent(&f); why != "" {
-				c.find.add(Finding{Code: CodeLog, Place: at, What: why})
-			}
-			if findChunk(c.chunks, uint64(f.DiskBytenr)) < 0 {
-				c.find.add(Finding{Code: CodeLog, Place: at, What: "a logged file extent is in no chunk"})
-				continue
-			}
-			if known == k.ObjectID && flags&disk.InodeNoDataSum == 0 && f.Type == disk.FileExtentRegular {
-				start, length := uint64(f.DiskBytenr)+f.Offset, f.NumBytes
-				if f.Compression != disk.CompressNone {
-					start, length = uint64(f.DiskBytenr), f.DiskNumBytes
-				}
-				w.span(spanLogNeed, start, length, 0)
-			}
+			l.extent(k, b)
 		}
 	}
 }
 
-// logInUse checks that no block of a log stands on an extent of the last commit.
+// logLeaf is the state of a visit to a leaf of a log tree.
+type logLeaf struct {
+	c     *checker
+	w     *worker
+	info  *nodeInfo
+	known disk.ObjectID // the inode whose flags these are
+	flags uint64
+	ino   disk.ObjectID // of the last file extent
+	end   uint64        // where that ends in the file
+}
+
+// extent checks one file extent: the data that it names must have checksums, in
+// the log or in the checksum tree, and must not stand on anything else.
+func (l *logLeaf) extent(k disk.Key, b []byte) {
+	at := Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: &k, Logical: l.info.addr}
+	f, err := disk.ParseFileExtent(b)
+	if err != nil {
+		return
+	}
+	if k.ObjectID == l.ino && k.Offset < l.end {
+		l.w.bad(CodeLog, at, "logged file extents overlap")
+	}
+	if l.ino, l.end = k.ObjectID, k.Offset+f.NumBytes; f.Type == disk.FileExtentInline {
+		l.end = k.Offset + f.RAMBytes
+		return
+	}
+	if why := badFileExtent(&f); why != "" {
+		l.w.bad(CodeLog, at, why)
+	}
+	if f.DiskBytenr == 0 {
+		return
+	}
+	start, length := uint64(f.DiskBytenr), f.DiskNumBytes
+	i := findChunk(l.c.chunks, start)
+	if i < 0 || length > uint64(l.c.chunks[i].End())-start || l.c.chunks[i].Type&disk.BlockGroupData == 0 {
+		if !l.c.lost {
+			l.w.bad(CodeLog, at, "a logged file extent is not in a chunk of data")
+		}
+		return
+	}
+	l.w.span(spanLogData, start, length, 1)
+	if l.known != k.ObjectID || l.flags&disk.InodeNoDataSum != 0 || f.Type != disk.FileExtentRegular {
+		return
+	}
+	if f.Compression == disk.CompressNone {
+		start, length = start+f.Offset, f.NumBytes
+	}
+	l.w.span(spanLogNeed, start, length, 0)
+}
+
+// logInUse checks that no block of a log, and no data that only a log knows,
+// stands on an extent of the last commit or on another of the log.
 func (c *checker) logInUse() error {
-	for i := range c.logs {
-		for l := range c.logs[i].levels {
-			list := &c.logs[i].levels[l]
-			for n := 0; n < list.len(); n += c.limits.records {
-				var at []disk.Logical
-				for j := n; j < min(n+c.limits.records, list.len()); j++ {
-					at = append(at, list.nodes.at(j).addr)
-				}
-				if err := c.extentsAt(at); err != nil {
-					return err
-				}
+	next := c.logRanges()
+	var list []span
+	var last span
+	for {
+		s, ok := next()
+		if ok {
+			if s.start < last.end && !(s.leaf == 1 && s == last) {
+				c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("two extents of a log overlap, at %d and %d", last.start, s.start)})
 			}
+			if s.end > last.end {
+				last = s
+			}
+			list = append(list, s)
+		}
+		if len(list) == c.limits.records || !ok && len(list) > 0 {
+			if err := c.extentsAt(list); err != nil {
+				return err
+			}
+			list = list[:0]
+		}
+		if !ok {
+			return c.pool.failure()
 		}
 	}
-	return nil
 }
 
-// extentsAt reports extents on which one of the log's blocks in the sorted list
-// stands.
-func (c *checker) extentsAt(at []disk.Logical) error {
+// logRanges yields the blocks of all logs (leaf 0) and the data that they use
+// (leaf 1), by address.
+func (c *checker) logRanges() spanReader {
+	blocks := &sorter[span]{pool: c.pool, compare: compareSpans, absorb: keepApart}
+	list := batch[span]{max: c.limits.spans}
+	size := uint64(c.geo.NodeSize)
+	for i := range c.logs {
+		c.logs[i].each(func(n *nodeInfo) bool {
+			list.put(blocks, span{start: uint64(n.addr), end: uint64(n.addr) + size})
+			return true
+		})
+	}
+	list.flush(blocks)
+	a, b := blocks.read().next, c.readSpans(spanLogData)
+	x, okA := a()
+	y, okB := b()
+	return func() (out span, ok bool) {
+		if okA && (!okB || x.start <= y.start) {
+			out, ok = x, true
+			x, okA = a()
+			return out, ok
+		}
+		out, ok = y, okB
+		y, okB = b()
+		return out, ok
+	}
+}
+
+// extentsAt reports extents on which one of the sorted ranges stands. Data that
+// the last commit has too is no such case.
+func (c *checker) extentsAt(list []span) error {
 	size := uint64(c.geo.NodeSize)
 	return c.again(func(n *nodeInfo) bool { return n.kind == kindExtent }, func(_ *worker, _ *nodeInfo, n disk.Node) {
 		for i := range n.NrItems() {
 			k := n.Key(i)
-			length := k.Offset
+			start, length := uint64(k.ObjectID), k.Offset
 			switch k.Type {
 			case disk.KeyMetadataItem:
 				length = size
@@ -139,12 +213,16 @@ func (c *checker) extentsAt(at []disk.Logical) error {
 			default:
 				continue
 			}
-			j, _ := slices.BinarySearch(at, disk.Logical(k.ObjectID))
-			if j > 0 && uint64(at[j-1])+size > uint64(k.ObjectID) {
+			j, _ := slices.BinarySearchFunc(list, start, func(s span, a uint64) int { return cmp.Compare(s.start, a) })
+			if j > 0 && list[j-1].end > start {
 				j--
 			}
-			if j < len(at) && uint64(at[j]) < uint64(k.ObjectID)+length {
-				c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: at[j]}, What: fmt.Sprintf("a block of a log stands on the extent %v", k)})
+			for ; j < len(list) && list[j].start < start+length; j++ {
+				s := list[j]
+				if s.leaf == 1 && s.start == start && s.end == start+length && k.Type == disk.KeyExtentItem {
+					continue
+				}
+				c.find.add(Finding{Code: CodeLog, Place: Place{Tree: disk.TreeLog, Logical: disk.Logical(s.start)}, What: fmt.Sprintf("%d bytes of a log stand on the extent %v", s.end-s.start, k)})
 			}
 		}
 	})

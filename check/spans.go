@@ -22,6 +22,7 @@ const (
 	spanDeferred                  // must have some unless its inode says otherwise, which is not known yet
 	spanLogCsum                   // has checksums in a log tree
 	spanLogNeed                   // must have some, there or in the checksum tree
+	spanLogData                   // an extent that a log tree uses; leaf is 1
 	spanStripe                    // has places in the raid-stripe-tree
 	spanStride                    // one of these places: physical, leaf is the device
 	spanKinds
@@ -48,6 +49,7 @@ func newSpans(p *pool) (out [spanKinds]*sorter[span]) {
 		out[k] = &sorter[span]{pool: p, compare: compareSpans, absorb: joinSpans}
 	}
 	out[spanDeferred].compare, out[spanDeferred].absorb = compareDeferred, joinDeferred
+	out[spanLogData].compare, out[spanLogData].absorb = compareStrides, func(last *span, b span) bool { return *last == b }
 	out[spanStride].compare, out[spanStride].absorb = compareStrides, keepApart
 	return out
 }

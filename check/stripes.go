@@ -78,6 +78,7 @@ func compareStrides(a, b span) int {
 	return cmp.Or(cmp.Compare(a.leaf, b.leaf), cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end))
 }
 
+// keepApart joins nothing.
 func keepApart(*span, span) bool { return false }
 
 // checkStripes compares the raid-stripe-tree with the data that there is.
