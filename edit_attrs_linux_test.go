@@ -54,9 +54,10 @@ func xattring(name string, weight, how int, fill func(m *opMaker, o *fileOp)) op
 }
 
 // readOnlyACL keeps ACLs from read-only subvolumes, in which Linux 6.18 sets
-// them although it says of all else that the filesystem is read-only.
+// them although it says of all else that the filesystem is read-only, and
+// properties from special files there, which it ignores.
 func (k *kernelSide) readOnlyACL(o *fileOp) error {
-	if !strings.HasPrefix(o.path2, "system.posix_acl") {
+	if !strings.HasPrefix(o.path2, "system.posix_acl") && o.path2 != "btrfs.compression" {
 		return nil
 	}
 	for _, p := range []string{k.dir + o.path, filepath.Dir(k.dir + o.path)} {

@@ -280,7 +280,11 @@ func handleOps() []opKind {
 			if w.files[o.n].ino == 0 {
 				return unix.EBADF
 			}
-			_, err := w.w.WriteAt(ctx, w.files[o.n].sub, w.files[o.n].ino, o.data, uint64(o.off))
+			h := w.files[o.n]
+			n, err := w.w.WriteAt(ctx, h.sub, h.ino, o.data, uint64(o.off))
+			if n > 0 && err == nil {
+				err = w.w.DropPrivileges(ctx, h.sub, h.ino, false)
+			}
 			return err
 		}},
 		{"hunlink", 2, slot, func(k *kernelSide, o *fileOp) error {

@@ -269,10 +269,10 @@ func (e *Editor) WriteAt(ctx context.Context, path string, p []byte, off int64) 
 	}
 	sub, ino, err := e.at(ctx, path)
 	if err == nil {
-		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
-	}
-	if err == nil {
 		n, err = e.fs.w.WriteAt(ctx, sub, ino, p, uint64(off))
+	}
+	if err == nil && n > 0 {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	return n, pathError("write", path, err)
 }
@@ -320,10 +320,10 @@ func (e *Editor) Truncate(ctx context.Context, path string, size int64) error {
 		err = syscall.EINVAL
 	}
 	if err == nil {
-		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+		err = e.fs.w.Truncate(ctx, sub, ino, uint64(size))
 	}
 	if err == nil {
-		err = e.fs.w.Truncate(ctx, sub, ino, uint64(size))
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	return pathError("truncate", path, err)
 }
@@ -336,10 +336,10 @@ func (e *Editor) Allocate(ctx context.Context, path string, off, n int64, keepSi
 		err = syscall.EINVAL
 	}
 	if err == nil {
-		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+		err = e.fs.w.Allocate(ctx, sub, ino, uint64(off), uint64(n), keepSize)
 	}
 	if err == nil {
-		err = e.fs.w.Allocate(ctx, sub, ino, uint64(off), uint64(n), keepSize)
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	return pathError("allocate", path, err)
 }
@@ -352,10 +352,10 @@ func (e *Editor) PunchHole(ctx context.Context, path string, off, n int64) error
 		err = syscall.EINVAL
 	}
 	if err == nil {
-		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+		err = e.fs.w.PunchHole(ctx, sub, ino, uint64(off), uint64(n))
 	}
 	if err == nil {
-		err = e.fs.w.PunchHole(ctx, sub, ino, uint64(off), uint64(n))
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	return pathError("punch hole in", path, err)
 }
@@ -482,6 +482,43 @@ func (e *Editor) Clone(ctx context.Context, from, path string, a Attr) error {
 		}
 	}
 	return pathError("clone", path, err)
+}
+
+// CloneRange makes n bytes at toOff of one file share the extents at off of
+// another, or of the same, as ioctl FICLONERANGE does; n 0 means up to the end
+// of the file. A range of many extents takes several operations.
+func (e *Editor) CloneRange(ctx context.Context, from string, off, n int64, to string, toOff int64) error {
+	a, err := e.cloneArgs(ctx, from, off, n, to, toOff)
+	if err == nil {
+		err = e.fs.w.CloneRange(ctx, a)
+	}
+	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, a.ToSub, a.To, false)
+	}
+	return pathError("clone to", to, err)
+}
+
+// Dedupe makes two ranges share their extents if they hold the same bytes, as
+// ioctl FIDEDUPERANGE does, and says whether they did. Of a long range, or one
+// that ends between sectors, that is done for the first done bytes.
+func (e *Editor) Dedupe(ctx context.Context, from string, off, n int64, to string, toOff int64) (done int64, same bool, err error) {
+	a, err := e.cloneArgs(ctx, from, off, n, to, toOff)
+	if err != nil {
+		return 0, false, pathError("dedupe", to, err)
+	}
+	k, same, err := e.fs.w.Dedupe(ctx, a)
+	return int64(k), same, pathError("dedupe", to, err)
+}
+
+func (e *Editor) cloneArgs(ctx context.Context, from string, off, n int64, to string, toOff int64) (a fstree.CloneArgs, err error) {
+	if off < 0 || n < 0 || toOff < 0 {
+		return a, syscall.EINVAL
+	}
+	a.Off, a.Length, a.ToOff = uint64(off), uint64(n), uint64(toOff)
+	if a.Sub, a.Ino, err = e.at(ctx, from); err == nil {
+		a.ToSub, a.To, err = e.at(ctx, to)
+	}
+	return a, err
 }
 
 // Info is what stat(2) says of a file in the running transaction.

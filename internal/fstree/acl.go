@@ -169,11 +169,7 @@ func (e *edit) readACL(ctx context.Context, ino disk.ObjectID, name string) (acl
 
 // setACL gives an inode an ACL. The permission bits follow the access ACL; one
 // that says no more than they do is not kept.
-func (e *edit) setACL(ctx context.Context, ino disk.ObjectID, item *disk.InodeItem, name string, value []byte) error {
-	a, err := parseACL(value)
-	if err != nil {
-		return err
-	}
+func (e *edit) setACL(ctx context.Context, ino disk.ObjectID, item *disk.InodeItem, name string, a acl) error {
 	switch t := item.Mode & modeType; {
 	case t == modeSymlink:
 		return fmt.Errorf("ACL of a symbolic link: %w", syscall.EOPNOTSUPP)
@@ -182,6 +178,7 @@ func (e *edit) setACL(ctx context.Context, ino disk.ObjectID, item *disk.InodeIt
 	case name == xattrACLDefault && t != modeDir:
 		return fmt.Errorf("default ACL of no directory: %w", syscall.EACCES)
 	}
+	var value []byte
 	if a != nil {
 		if err := a.check(); err != nil {
 			return err
@@ -197,6 +194,7 @@ func (e *edit) setACL(ctx context.Context, ino disk.ObjectID, item *disk.InodeIt
 			a = nil
 		}
 	}
+	var err error
 	if a == nil {
 		_, err = e.dropXattr(ctx, ino, name)
 	} else {

@@ -13,29 +13,31 @@ const propCompression = "btrfs.compression"
 
 // encoder is what the contents of a file are to be compressed with, nil if
 // they are not. force says that nobody shall ask before whether that is likely
-// to pay. The rules are those of Linux (inode_need_compress, 6.18): files
+// to pay; keep that the file is not to be marked when it did not, because its
+// property says that it is to be tried. The rules are those of Linux (inode_need_compress, 6.18): files
 // without copy-on-write or checksums never, then the options' force, then the
 // inode's flags and its property, then the option.
 //
 // REQUIRES: the writer.
-func (f *fileEdit) encoder(ctx context.Context) (enc *compress.Encoder, force bool, err error) {
+func (f *fileEdit) encoder(ctx context.Context) (enc *compress.Encoder, force, keep bool, err error) {
 	o := &f.w.opts
 	flags := f.item.Flags
 	switch {
 	case flags&(disk.InodeNoDataCow|disk.InodeNoDataSum) != 0:
-		return nil, false, nil
+		return nil, false, false, nil
 	case o.CompressForce:
 	case flags&disk.InodeNoCompress != 0:
-		return nil, false, nil
+		return nil, false, false, nil
 	case o.Compress.Algorithm == disk.CompressNone && flags&disk.InodeCompress == 0:
-		return nil, false, nil
+		return nil, false, false, nil
 	}
 	spec := o.Compress
 	if flags&disk.InodeCompress != 0 {
 		prop, err := f.property(ctx)
 		if err != nil {
-			return nil, false, err
+			return nil, false, false, err
 		}
+		keep = prop != disk.CompressNone
 		switch {
 		case prop != disk.CompressNone && prop != spec.Algorithm:
 			spec = compress.Spec{Algorithm: prop}
@@ -44,7 +46,7 @@ func (f *fileEdit) encoder(ctx context.Context) (enc *compress.Encoder, force bo
 		}
 	}
 	enc, err = f.w.codec(spec)
-	return enc, o.CompressForce, err
+	return enc, o.CompressForce, keep || o.CompressForce, err
 }
 
 // property is the algorithm that the file's property names.

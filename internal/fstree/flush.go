@@ -34,6 +34,7 @@ type flight struct {
 	inPlace bool              // what it has may be written over
 	encoder *compress.Encoder // nil: not to be compressed
 	force   bool              // without asking whether that is likely to pay
+	keep    bool              // the file is not marked if it does not
 	inline  []byte            // of a file that goes into its item, instead of runs
 	inComp  disk.Compression
 	isIn    bool
@@ -103,7 +104,7 @@ func (w *Writer) fillPlaces(ctx context.Context, p *placer, flights []*flight) e
 			case l.inPlace: // needs the writer
 			case l.encoder != nil:
 				q, failed := l.encode(w, &l.runs[i])
-				l.failed = l.failed || failed && !l.force
+				l.failed = l.failed || failed && !l.keep
 				pieces = append(pieces, q...)
 			default:
 				pieces = append(pieces, l.plain(&l.runs[i])...)
@@ -136,7 +137,7 @@ func (w *Writer) prepare(ctx context.Context, l *flight) error {
 	l.runs, l.size = nil, max(f.item.Size, l.out.end())
 	l.sums = f.item.Flags&disk.InodeNoDataSum == 0
 	l.inPlace = f.item.Flags&(disk.InodeNoDataCow|disk.InodePrealloc) != 0
-	if l.encoder, l.force, err = f.encoder(ctx); err != nil {
+	if l.encoder, l.force, l.keep, err = f.encoder(ctx); err != nil {
 		return err
 	}
 	inline, err := f.isInline(ctx)

@@ -128,6 +128,16 @@ func (s *side) mayMove(ctx context.Context) error {
 	return err
 }
 
+// mayChangeParent fails if what moves to another directory is a subvolume that
+// is read-only.
+func (s *side) mayChangeParent(ctx context.Context) error {
+	if !s.isSubvol() || s.stub {
+		return nil
+	}
+	_, err := s.w.editable(ctx, s.what.Location.ObjectID)
+	return err
+}
+
 // move is a rename.
 type move struct {
 	from, to side
@@ -181,6 +191,12 @@ func (m *move) check(ctx context.Context) error {
 		err = m.checkOver(ctx)
 	} else {
 		err = mayChange(m.to.dir, m.to.parent, false)
+	}
+	if err == nil && !sameDir {
+		// The top of a subvolume would have another "..".
+		if err = m.from.mayChangeParent(ctx); err == nil && m.exchange() {
+			err = m.to.mayChangeParent(ctx)
+		}
 	}
 	if err == nil {
 		err = m.checkSubvols()

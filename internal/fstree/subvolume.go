@@ -52,13 +52,13 @@ func (w *Writer) CreateSubvol(ctx context.Context, sub, dir disk.ObjectID, name 
 		}
 		top := edit{w: w, t: t, now: e.now}
 		inode := top.newInode(&disk.InodeItem{}, Attr{Mode: modeDir | a.Mode&0o7777, UID: a.UID, GID: a.GID})
-		umask := a.Umask
+		inode.Mode &^= a.Umask & 0o777
 		if inherited.acl != nil {
 			// As Linux does it, the ACL limits the mode but is not handed on.
-			inode.Mode, umask = inherited.acl.inherit(inode.Mode), 0
+			inode.Mode = inherited.acl.inherit(inode.Mode)
 			inherited.acl = nil
 		}
-		if err := top.insertInode(ctx, disk.RootDirObjectID, &inode, inherited, umask); err != nil {
+		if err := top.insertInode(ctx, disk.RootDirObjectID, &inode, inherited, 0); err != nil {
 			return err
 		}
 		// The top directory is its own parent, under the name "..".

@@ -82,6 +82,18 @@ func (w *Writer) SetXattr(ctx context.Context, sub, ino disk.ObjectID, name stri
 	if err := CheckXattr(name, len(value)); err != nil {
 		return err
 	}
+	if name == xattrCapability {
+		if err := checkCapability(value); err != nil {
+			return err
+		}
+	}
+	var list acl
+	if name == xattrACLAccess || name == xattrACLDefault {
+		var err error
+		if list, err = parseACL(value); err != nil {
+			return err
+		}
+	}
 	return w.do(ctx, sub, 4, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		item, err := e.inodeOfXattr(ctx, ino, name)
 		if err != nil {
@@ -89,13 +101,9 @@ func (w *Writer) SetXattr(ctx context.Context, sub, ino disk.ObjectID, name stri
 		}
 		switch name {
 		case xattrACLAccess, xattrACLDefault:
-			return e.setACL(ctx, ino, &item, name, value)
+			return e.setACL(ctx, ino, &item, name, list)
 		case propCompression:
 			return e.setCompression(ctx, ino, &item, string(value), how)
-		case xattrCapability:
-			if err := checkCapability(value); err != nil {
-				return err
-			}
 		}
 		_, old, err := e.getXattr(ctx, ino, name)
 		if err != nil {
