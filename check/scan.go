@@ -32,6 +32,7 @@ type scanner struct {
 	stale    map[disk.DevID]bool
 	workers  int
 	progress func(nodes, bytes uint64)
+	readers  []runReader // one for each goroutine; their buffers are used again
 }
 
 // visitor is called for each tree block that could be read, on one of the
@@ -44,12 +45,16 @@ type visitor func(w, i int, n disk.Node)
 func (s *scanner) scan(ctx context.Context, links []link, visit visitor, failed func(i int)) error {
 	runs := s.runs(links)
 	workers := min(s.workers, len(runs))
+	for len(s.readers) < workers {
+		s.readers = append(s.readers, runReader{})
+	}
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	errs := make([]error, workers)
 	for w := range workers {
 		wg.Go(func() {
-			r := runReader{s: s, w: w, visit: visit, failed: failed}
+			r := &s.readers[w]
+			r.s, r.w, r.visit, r.failed = s, w, visit, failed
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(runs) || ctx.Err() != nil {
