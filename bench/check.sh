@@ -1,24 +1,43 @@
 #!/bin/bash
-# Measures `gobtrfs check` against `btrfs check --readonly` and prints a table
-# in Markdown. Needs root, btrfs-progs, GNU time, python3, a kernel with btrfs,
-# and 3 GiB in DIR.
+# Measures `gobtrfs check` and `gobtrfs scrub` against `btrfs check --readonly`,
+# device reads and checksum speed, and prints tables in Markdown. Needs root,
+# btrfs-progs, GNU time, python3, a kernel with btrfs, and 4 GiB in DIR.
 #
-#   bench/check.sh GOBTRFS [DIR] [MORE_BTRFS…]
+#   bench/check.sh [DIR]            # default: /dev/shm
+#
+#   GOBTRFS=bin/gobtrfs             what is measured
+#   CURRENT=/path/to/btrfs          a newer btrfs to compare with, beside the installed one
+#   SIZES="10000 50000 100000 1000000"   numbers of files
+#   RUNS=5                          medians of so many; contestants take turns
+#   LOWMEM_UP_TO=50000              sizes for which the low-memory mode runs, once
+#   DATA_MIB=1024                   for --verify-data and scrub
 #
 # Filesystems are made by the kernel: 80 % of the files have up to 1.9 kB and
-# are inline, 20 % have one block. Everything is in memory; contestants take
-# turns; medians of RUNS (5) count, of one run for the low-memory mode.
+# are inline, 20 % have one block. Everything is in memory.
 set -eu
-gobtrfs=$1 dir=$(mktemp -d "${2:-/dev/shm}/gobtrfs-bench-XXXXXX")
-shift; [ $# -gt 0 ] && shift
-others=(btrfs "$@")
-trap 'rm -rf "$dir"' EXIT
+cd "$(dirname "$0")/.."
+gobtrfs=$(realpath "${GOBTRFS:-bin/gobtrfs}")
+dir=$(mktemp -d "${1:-/dev/shm}/gobtrfs-bench-XXXXXX")
+others=(btrfs ${CURRENT:+"$CURRENT"})
+runs=${RUNS:-5}
+mnt='' loop=''
+cleanup() {
+	[ -z "$mnt" ] || umount -q "$mnt" || true
+	[ -z "$loop" ] || losetup -d "$loop" || true
+	rm -rf "$dir"
+}
+trap cleanup EXIT
 
-make_image() { # FILES
-	local img=$dir/$1.img mnt loop
-	truncate -s 12G "$img"; mkfs.btrfs -q -m single "$img" > /dev/null 2>&1
-	mnt=$(mktemp -d "$dir/mnt-XXXX"); loop=$(losetup -f --show "$img"); mount -t btrfs -o noatime "$loop" "$mnt"
-	python3 - "$mnt" "$1" <<-'P'
+mount_image() { # IMAGE
+	mnt=$dir/mnt; mkdir -p "$mnt"; loop=$(losetup -f --show "$1"); mount -t btrfs -o noatime "$loop" "$mnt"
+}
+
+unmount_image() { umount "$mnt"; losetup -d "$loop"; mnt='' loop=''; }
+
+make_files() { # IMAGE FILES
+	truncate -s 12G "$1"; mkfs.btrfs -q -m single "$1" > /dev/null 2>&1
+	mount_image "$1"
+	python3 - "$mnt" "$2" <<-'P'
 		import os, random, sys
 		d, n = sys.argv[1], int(sys.argv[2])
 		r, buf = random.Random(1), os.urandom(4096)
@@ -29,32 +48,68 @@ make_image() { # FILES
 		    with open(os.path.join(sub, "file-%07d.txt" % i), "wb") as f:
 		        f.write(buf[:r.randint(1, 1900)] if r.random() < 0.8 else buf)
 	P
-	umount "$mnt"; losetup -d "$loop"; rmdir "$mnt"
+	unmount_image
 }
 
-measure() { # LABEL COMMAND…: appends "seconds kilobytes" to the label's file
+make_data() { # IMAGE CSUM MIB
+	truncate -s "$(($3 + 512))M" "$1"; mkfs.btrfs -q -m single --csum "$2" "$1" > /dev/null 2>&1
+	mount_image "$1"
+	head -c "$3M" /dev/urandom > "$mnt/data"
+	unmount_image
+}
+
+measure() { # LABEL COMMAND…: appends "seconds cpu-seconds kilobytes" to the label's file
 	local label=$1; shift
-	/usr/bin/time -a -o "$dir/t-$label" -f '%e %M' "$@" > /dev/null 2>&1
+	/usr/bin/time -a -o "$dir/t-$label" -f '%e %U %S %M' "$@" > /dev/null 2>&1
 }
 
-median() { sort -n "$dir/t-$1" | awk '{a[NR]=$1; m=($2>m)?$2:m} END {printf "%.2f s | %.0f MB", a[int((NR+1)/2)], m/1000}'; }
+column() { awk "{print $2}" "$dir/t-$1" | sort -n; } # LABEL EXPRESSION
 
-echo "| files | | time | peak memory |"; echo "|---|---|---|---|"
+median() { # LABEL
+	column "$1" '$1' | awk '{t[NR]=$1} END {printf "%.2f s | ", t[int((NR+1)/2)]}'
+	column "$1" '$2+$3' | awk '{t[NR]=$1} END {printf "%.2f s | ", t[int((NR+1)/2)]}'
+	column "$1" '$4' | awk '{m=$1} END {printf "%.0f MB", m/1000}'
+}
+
+echo "| files | | time | processor time | peak memory |"; echo "|---|---|---|---|---|"
 for n in ${SIZES:-10000 50000 100000 1000000}; do
-	make_image "$n"
 	img=$dir/$n.img
+	make_files "$img" "$n"
 	rm -f "$dir"/t-*
-	cat "$img" > /dev/null
-	for _ in $(seq "${RUNS:-5}"); do
+	for _ in $(seq "$runs"); do
 		measure ours "$gobtrfs" check "$img"
 		for i in "${!others[@]}"; do measure "orig$i" "${others[$i]}" check --readonly "$img"; done
 	done
-	for i in "${!others[@]}"; do [ -n "${NOLOWMEM:-}" ] || measure "low$i" "${others[$i]}" check --readonly --mode=lowmem "$img"; done
 	echo "| $n | gobtrfs check | $(median ours) |"
 	for i in "${!others[@]}"; do
 		v=$("${others[$i]}" version | sed -n 1p)
 		echo "| $n | $v | $(median "orig$i") |"
-		[ -n "${NOLOWMEM:-}" ] || echo "| $n | $v, lowmem | $(median "low$i") |"
+		if ((n <= ${LOWMEM_UP_TO:-50000})); then
+			measure "low$i" "${others[$i]}" check --readonly --mode=lowmem "$img"
+			echo "| $n | $v, lowmem | $(median "low$i") |"
+		fi
 	done
 	rm -f "$img"
 done
+
+data=${DATA_MIB:-1024}
+echo; echo "| $data MiB of data | | time | processor time | peak memory |"; echo "|---|---|---|---|---|"
+for sum in crc32c xxhash sha256 blake2; do
+	img=$dir/$sum.img
+	make_data "$img" "$sum" "$data"
+	rm -f "$dir"/t-*
+	for _ in $(seq "$runs"); do
+		measure read dd if="$img" of=/dev/null bs=1M skip=16 count="$data"
+		measure verify "$gobtrfs" check --verify-data "$img"
+		measure scrub "$gobtrfs" scrub "$img"
+		for i in "${!others[@]}"; do measure "data$i" "${others[$i]}" check --readonly --check-data-csum "$img"; done
+	done
+	echo "| $sum | dd bs=1M to /dev/null | $(median read) |"
+	echo "| $sum | gobtrfs check --verify-data | $(median verify) |"
+	echo "| $sum | gobtrfs scrub | $(median scrub) |"
+	for i in "${!others[@]}"; do echo "| $sum | $("${others[$i]}" version | sed -n 1p) --check-data-csum | $(median "data$i") |"; done
+	rm -f "$img"
+done
+echo
+echo "Checksums alone, one processor:"; echo
+go test ./internal/csum -run '^$' -bench 'Verify' -benchtime 1s -cpu 1 | awk '/MB\/s/ {for (i = 1; i <= NF; i++) if ($i == "MB/s") print "- " $1 ": " $(i-1) " MB/s"}'
