@@ -149,6 +149,23 @@ func (w *Writer) Release(ctx context.Context, sub, ino disk.ObjectID) error {
 	return w.Evict(ctx, sub, ino)
 }
 
+// KeepRemoved has keep asked about every inode that loses its last name: if it
+// says so the inode is held, as by one Hold. That serves those who know which
+// inodes are in use without a Hold for each. keep runs within an operation and
+// must not call the Writer.
+//
+// REQUIRES: that no operation runs.
+func (w *Writer) KeepRemoved(keep func(sub, ino disk.ObjectID) bool) { w.keep = keep }
+
+// outlives says whether an inode without names must stay.
+func (w *Writer) outlives(sub, ino disk.ObjectID) bool {
+	if w.keep != nil && w.keep(sub, ino) {
+		w.holds.add(sub, ino, false)
+		return true
+	}
+	return w.holds.has(sub, ino)
+}
+
 // Tmpfile makes a regular file without a name, as open(2) with O_TMPFILE does
 // in directory dir, from which it inherits. It is held once. If linkable is
 // set, Link can give it a name; else it goes with Release at the latest.

@@ -160,7 +160,7 @@ func (e *edit) unlink(ctx context.Context, dir disk.ObjectID, parent *disk.Inode
 		return 0, err
 	}
 	delete(e.w.nextIndex, dirKey{e.t.ID(), ino})
-	if e.w.holds.has(e.t.ID(), ino) {
+	if e.w.outlives(e.t.ID(), ino) {
 		return 0, e.t.Insert(ctx, orphanKey(ino), nil) // Release evicts it
 	}
 	done, err := e.evict(ctx, ino)

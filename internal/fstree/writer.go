@@ -33,6 +33,7 @@ type Writer struct {
 	plain plainDirs
 
 	holds holds
+	keep  func(sub, ino disk.ObjectID) bool // see KeepRemoved
 
 	opts    WriterOptions
 	late    *backlog
