@@ -72,6 +72,16 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 	return nil
 }
 
+// CheckCompression says whether s can be Options.Compress.
+func CheckCompression(s string) error {
+	_, err := compress.ParseSpec(cmp.Or(s, "none"))
+	return err
+}
+
+// DefaultCommitInterval is how often a filesystem that is mounted for writing
+// makes its changes durable by itself, as in Linux.
+const DefaultCommitInterval = 30 * time.Second
+
 // Sync makes everything durable that was done before.
 func (f *FS) Sync(ctx context.Context) error {
 	if f.w == nil {

@@ -3,6 +3,8 @@
 package fusefs
 
 import (
+	"context"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -47,13 +49,12 @@ func rdev(i *disk.InodeItem) uint32 {
 
 // GetAttr answers stat(2) where the kernel does not remember the answer.
 func (s *server) GetAttr(_ <-chan struct{}, input *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	f, err := s.file(input.NodeId)
-	if err != nil {
-		return s.fail("stat", nil, err)
-	}
-	out.SetTimeout(forever)
-	fillAttr(&out.Attr, s.ino(input.NodeId, f), f)
-	return fuse.OK
+	err := s.view(input.NodeId, func(_ context.Context, f *btrfs.File) error {
+		out.SetTimeout(forever)
+		fillAttr(&out.Attr, s.ino(input.NodeId, f), f)
+		return nil
+	})
+	return s.done("stat", input.NodeId, err)
 }
 
 func (s *server) ino(id uint64, f *btrfs.File) uint64 {
@@ -74,12 +75,16 @@ var statxFlags = [...]struct{ inode, statx uint64 }{
 
 // Statx answers statx(2) when it asks for the time of birth.
 func (s *server) Statx(_ <-chan struct{}, input *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	f, err := s.file(input.NodeId)
-	if err != nil {
-		return s.fail("statx", nil, err)
-	}
+	err := s.view(input.NodeId, func(_ context.Context, f *btrfs.File) error {
+		s.fillStatx(input.NodeId, f, out)
+		return nil
+	})
+	return s.done("statx", input.NodeId, err)
+}
+
+func (s *server) fillStatx(id uint64, f *btrfs.File, out *fuse.StatxOut) {
 	var a fuse.Attr
-	fillAttr(&a, s.ino(input.NodeId, f), f)
+	fillAttr(&a, s.ino(id, f), f)
 	i := f.Item()
 	out.SetTimeout(forever)
 	x := &out.Statx
@@ -100,7 +105,6 @@ func (s *server) Statx(_ <-chan struct{}, input *fuse.StatxIn, out *fuse.StatxOu
 			x.Attributes |= fl.statx
 		}
 	}
-	return fuse.OK
 }
 
 func sxTime(t disk.Time) fuse.SxTime { return fuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec} }

@@ -83,7 +83,7 @@ func byFUSE(b *testing.B, img string) (string, func()) {
 func byMemory(b *testing.B, _ string) (string, func()) {
 	dir := b.TempDir()
 	s, err := fuse.NewServer(&memoryFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), data: make([]byte, benchBig)}, dir,
-		Options{Direct: true, Log: slog.New(slog.DiscardHandler)}.fuse())
+		Options{Direct: true, Log: slog.New(slog.DiscardHandler)}.fuse(false))
 	if err != nil {
 		b.Fatal(err)
 	}

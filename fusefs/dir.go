@@ -3,6 +3,7 @@
 package fusefs
 
 import (
+	"context"
 	"io/fs"
 	"math"
 	"strings"
@@ -91,38 +92,52 @@ func (a *advice) listing(first bool) bool {
 // list calls add with each entry behind the position, until add says that the
 // answer is full. plus says which entries come with their inode.
 func (s *server) list(input *fuse.ReadIn, plus func(*btrfs.DirEntry) bool, add func(dir place, e entry) bool) fuse.Status {
-	dir, err := s.file(input.NodeId)
-	if err != nil {
-		return s.fail("readdir", nil, err)
-	}
-	if !dir.Mode().IsDir() {
-		return fuse.ENOTDIR
-	}
-	at := placeOf(dir)
-	if input.Offset < behindDotDot && !s.listDots(input, dir, add) {
-		return fuse.OK
-	}
-	after := max(input.Offset, behindDotDot) - 1
-	for e, err := range dir.ReadDir(s.ctx, after) {
-		if err != nil {
-			return s.fail("readdir", dir, err)
+	var bad []trouble
+	err := s.view(input.NodeId, func(ctx context.Context, dir *btrfs.File) error {
+		if !dir.Mode().IsDir() {
+			return syscall.ENOTDIR
 		}
-		if e.Index >= math.MaxInt64 {
-			break // no position says this; nobody makes 2⁶³ files
+		at := placeOf(dir)
+		if input.Offset < behindDotDot && !s.listDots(ctx, input, dir, add) {
+			return nil
 		}
-		if !validName(e.Name) {
-			s.fail("readdir", dir, &btrfs.CorruptError{Tree: at.subvol, Key: disk.Key{ObjectID: at.ino, Type: disk.KeyDirIndex, Offset: e.Index}, What: "name"})
-			continue // the kernel would refuse the whole listing
+		after := max(input.Offset, behindDotDot) - 1
+		for e, err := range dir.ReadDir(ctx, after) {
+			if err != nil {
+				return err
+			}
+			if e.Index >= math.MaxInt64 {
+				break // no position says this; nobody makes 2⁶³ files
+			}
+			if !validName(e.Name) {
+				err := &btrfs.CorruptError{Tree: at.subvol, Key: disk.Key{ObjectID: at.ino, Type: disk.KeyDirIndex, Offset: e.Index}, What: "name"}
+				bad = append(bad, trouble{"readdir", err})
+				continue // the kernel would refuse the whole listing
+			}
+			line, err := s.listed(ctx, dir, e, plus(e))
+			if err != nil {
+				bad = append(bad, trouble{"lookup " + e.Name, err})
+			}
+			if !add(at, line) {
+				break
+			}
 		}
-		if !add(at, s.listed(dir, e, plus(e))) {
-			break
-		}
+		return nil
+	})
+	for _, b := range bad {
+		s.done(b.op, input.NodeId, b.err)
 	}
-	return fuse.OK
+	return s.done("readdir", input.NodeId, err)
+}
+
+// trouble is what was found wrong with an entry; it does not spoil the others.
+type trouble struct {
+	op  string
+	err error
 }
 
 // listDots lists "." and ".." and says whether there is room for more.
-func (s *server) listDots(input *fuse.ReadIn, dir *btrfs.File, add func(place, entry) bool) bool {
+func (s *server) listDots(ctx context.Context, input *fuse.ReadIn, dir *btrfs.File, add func(place, entry) bool) bool {
 	at := placeOf(dir)
 	if input.Offset < behindDot {
 		dot := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Ino: s.ino(input.NodeId, dir), Off: behindDot}
@@ -132,7 +147,7 @@ func (s *server) listDots(input *fuse.ReadIn, dir *btrfs.File, add func(place, e
 	}
 	up := fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: behindDotDot}
 	// Without a parent, in a damaged tree, it is a number that means "unknown".
-	if parent, err := s.parent(dir); err == nil {
+	if parent, err := s.parent(ctx, dir); err == nil {
 		_, up.Ino = s.nodeOf(at, "..", parent, false)
 	}
 	return add(at, entry{DirEntry: up})
@@ -141,7 +156,7 @@ func (s *server) listDots(input *fuse.ReadIn, dir *btrfs.File, add func(place, e
 // listed says what the listing shows of an entry. One whose inode cannot be
 // read still has its name: the others in the directory are worth having, and
 // a lookup of this one says what is wrong.
-func (s *server) listed(dir *btrfs.File, e *btrfs.DirEntry, plus bool) entry {
+func (s *server) listed(ctx context.Context, dir *btrfs.File, e *btrfs.DirEntry, plus bool) (entry, error) {
 	at := placeOf(dir)
 	out := entry{DirEntry: fuse.DirEntry{Name: e.Name, Mode: typeBits(e.Type), Off: e.Index + 1}}
 	// An inode's number is known without reading it, a subvolume's is not.
@@ -149,19 +164,18 @@ func (s *server) listed(dir *btrfs.File, e *btrfs.DirEntry, plus bool) entry {
 	if simple && !plus {
 		if id, ok := pack(s.top, place{at.subvol, e.Ino}); ok {
 			out.Ino = inoOf(id, place{at.subvol, e.Ino})
-			return out
+			return out, nil
 		}
 	}
-	f, err := dir.OpenEntry(s.ctx, e)
+	f, err := dir.OpenEntry(ctx, e)
 	if err != nil {
-		s.fail("lookup "+e.Name, dir, err)
-		return out
+		return out, err
 	}
 	_, out.Ino = s.nodeOf(at, e.Name, f, false)
 	if plus {
 		out.file = f
 	}
-	return out
+	return out, nil
 }
 
 // validName says whether a name can be a directory entry at all.
@@ -192,16 +206,13 @@ func typeBits(t fs.FileMode) uint32 {
 
 // Readlink reads a symbolic link.
 func (s *server) Readlink(_ <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
-	f, err := s.file(header.NodeId)
-	if err != nil {
-		return nil, s.fail("readlink", nil, err)
-	}
-	target, err := f.Readlink(s.ctx)
-	if err == nil && (target == "" || len(target) >= unix.PathMax) {
-		err = syscall.EIO
-	}
-	if err != nil {
-		return nil, s.fail("readlink", f, err)
-	}
-	return []byte(target), fuse.OK
+	var target string
+	err := s.view(header.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		target, err = f.Readlink(ctx)
+		if err == nil && (target == "" || len(target) >= unix.PathMax) {
+			err = syscall.EIO
+		}
+		return err
+	})
+	return []byte(target), s.done("readlink", header.NodeId, err)
 }

@@ -20,20 +20,17 @@ type faults struct {
 }
 
 type fault struct {
-	place
+	id uint64
 	op string
 }
 
 // maxFaults bounds what is remembered; then everything is reported once more.
 const maxFaults = 4096
 
-// report logs that an operation on a file failed with EIO.
-func (r *faults) report(ctx context.Context, op string, f *btrfs.File, err error) {
-	if f == nil {
-		r.log.Error("request failed", "op", op, "err", err)
-		return
-	}
-	key := fault{placeOf(f), op}
+// report logs that an operation on a node failed with EIO. path tells what the
+// node is: it may read, and is called only for what is new.
+func (r *faults) report(op string, id uint64, err error, path func(id uint64) (string, place)) {
+	key := fault{id, op}
 	r.mu.Lock()
 	_, known := r.seen[key]
 	if !known {
@@ -44,8 +41,21 @@ func (r *faults) report(ctx context.Context, op string, f *btrfs.File, err error
 	}
 	r.mu.Unlock()
 	if !known {
-		r.log.Error("file is damaged", "op", op, "path", pathOf(ctx, f), "subvol", uint64(key.subvol), "ino", uint64(key.ino), "err", err)
+		name, p := path(id)
+		r.log.Error("request failed: damage, or a device that fails", "op", op, "path", name, "subvol", uint64(p.subvol), "ino", uint64(p.ino), "err", err)
 	}
+}
+
+// path is where a node is, for the log.
+func (s *server) path(id uint64) (path string, p place) {
+	path = "?"
+	p, _ = s.place(id)
+	// What cannot be read is "?", so the error adds nothing.
+	_ = s.view(id, func(ctx context.Context, f *btrfs.File) error {
+		path = pathOf(ctx, f)
+		return nil
+	})
+	return path, p
 }
 
 // maxDepth bounds the walk to the top of a subvolume, which damage or malice

@@ -3,9 +3,11 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -19,12 +21,6 @@ func (s *server) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status 
 // Flush has nothing to flush; the kernel does not ask again.
 func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// Fsync has nothing to write.
-func (s *server) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }
-
-// FsyncDir has nothing to write.
-func (s *server) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }
-
 // Access is the kernel's to decide (default_permissions).
 func (s *server) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
 
@@ -32,71 +28,69 @@ func (s *server) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fu
 // to the kernel, so bytes before a damaged sector are not given. The kernel then
 // asks again, page by page, and gets the good ones.
 func (s *server) Read(_ <-chan struct{}, input *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	f, err := s.file(input.NodeId)
+	n := 0
+	err := s.view(input.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		n, err = f.ReadAtContext(ctx, buf[:min(int(input.Size), len(buf))], int64(input.Offset))
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return err
+	})
 	if err != nil {
-		return nil, s.fail("read", nil, err)
-	}
-	n, err := f.ReadAtContext(s.ctx, buf[:min(int(input.Size), len(buf))], int64(input.Offset))
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, s.fail("read", f, err)
+		return nil, s.done("read", input.NodeId, err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
 // Lseek finds data and holes. All other forms of lseek(2) are the kernel's.
 func (s *server) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	f, err := s.file(in.NodeId)
-	if err != nil {
-		return s.fail("lseek", nil, err)
-	}
-	var pos int64
-	switch in.Whence {
-	case unix.SEEK_DATA:
-		pos, err = f.SeekData(s.ctx, int64(in.Offset))
-	case unix.SEEK_HOLE:
-		pos, err = f.SeekHole(s.ctx, int64(in.Offset))
-	default:
-		return fuse.EINVAL
-	}
-	if err != nil {
-		return s.fail("lseek", f, err)
-	}
-	out.Offset = uint64(pos)
-	return fuse.OK
+	err := s.view(in.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		var pos int64
+		switch in.Whence {
+		case unix.SEEK_DATA:
+			pos, err = f.SeekData(ctx, int64(in.Offset))
+		case unix.SEEK_HOLE:
+			pos, err = f.SeekHole(ctx, int64(in.Offset))
+		default:
+			err = syscall.EINVAL
+		}
+		out.Offset = uint64(pos)
+		return err
+	})
+	return s.done("lseek", in.NodeId, err)
 }
 
 // GetXAttr reads an extended attribute; ACLs too, which btrfs stores in the
 // form in which the kernel exchanges them.
 func (s *server) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
-	f, err := s.file(header.NodeId)
-	if err != nil {
-		return 0, s.fail("getxattr", nil, err)
-	}
-	value, err := f.Xattr(s.ctx, attr)
+	var value []byte
+	err := s.view(header.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		value, err = f.Xattr(ctx, attr)
+		return err
+	})
 	if errors.Is(err, btrfs.ErrNoAttribute) {
 		return 0, fuse.ENODATA
 	}
 	if err != nil {
-		return 0, s.fail("getxattr "+attr, f, err)
+		return 0, s.done("getxattr "+attr, header.NodeId, err)
 	}
 	return fit(dest, value)
 }
 
 // ListXAttr lists the names of the extended attributes.
 func (s *server) ListXAttr(_ <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	f, err := s.file(header.NodeId)
-	if err != nil {
-		return 0, s.fail("listxattr", nil, err)
-	}
-	attrs, err := f.Xattrs(s.ctx)
-	if err != nil {
-		return 0, s.fail("listxattr", f, err)
-	}
 	var names []byte
-	for _, x := range attrs {
-		if x.Name != "" && !strings.Contains(x.Name, "\x00") { // else the kernel refuses the whole list
-			names = append(append(names, x.Name...), 0)
+	err := s.view(header.NodeId, func(ctx context.Context, f *btrfs.File) error {
+		attrs, err := f.Xattrs(ctx)
+		for _, x := range attrs {
+			if x.Name != "" && !strings.Contains(x.Name, "\x00") { // else the kernel refuses the whole list
+				names = append(append(names, x.Name...), 0)
+			}
 		}
+		return err
+	})
+	if err != nil {
+		return 0, s.done("listxattr", header.NodeId, err)
 	}
 	return fit(dest, names)
 }

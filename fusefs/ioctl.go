@@ -3,6 +3,7 @@
 package fusefs
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"syscall"
@@ -35,7 +36,7 @@ const (
 )
 
 // ioctl is one call: in is what the caller passed, out what it gets.
-type ioctl func(s *server, f *btrfs.File, in, out []byte) error
+type ioctl func(s *server, ctx context.Context, f *btrfs.File, in, out []byte) error
 
 // ioctls by command. The lengths of in and out are those of the command.
 var ioctls = map[uint32]ioctl{
@@ -56,37 +57,49 @@ var rootOnly = map[uint32]bool{iocInoLookup: true, iocTreeSearch: true}
 
 // Ioctl answers an ioctl.
 func (s *server) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, _ *fuse.IoctlOut, outbuf []byte) fuse.Status {
-	f, err := s.file(in.NodeId)
-	if err != nil {
-		return s.fail("ioctl", nil, err)
-	}
 	clear(outbuf)
+	if w, ok := s.RawFileSystem.(*readWrite); ok {
+		if status, ok := w.changingIoctl(in, inbuf, outbuf); ok {
+			return status
+		}
+	}
+	err := s.view(in.NodeId, func(ctx context.Context, f *btrfs.File) error {
+		return s.ioctl(ctx, f, in, inbuf, outbuf)
+	})
+	return s.done("ioctl", in.NodeId, err)
+}
+
+func (s *server) ioctl(ctx context.Context, f *btrfs.File, in *fuse.IoctlIn, inbuf, outbuf []byte) error {
 	switch in.Cmd & iocNumberMask {
 	case iocGetFlags, iocGetVersion:
 		if len(outbuf) < 4 {
-			return fuse.EINVAL
+			return syscall.EINVAL
 		}
 		v := f.Flags()
 		if in.Cmd&iocNumberMask == iocGetVersion {
 			v = uint32(f.Item().Generation)
 		}
 		binary.NativeEndian.PutUint32(outbuf, v)
-		return fuse.OK
+		return nil
 	}
 	call, ok := ioctls[in.Cmd]
 	if !ok {
-		return fuse.Status(syscall.ENOTTY)
+		return syscall.ENOTTY
 	}
 	if rootOnly[in.Cmd] && in.Uid != 0 {
-		return fuse.EPERM
+		return syscall.EPERM
 	}
-	if size := int(in.Cmd >> 16 & 0x3fff); len(outbuf) < size || in.Cmd>>30&1 != 0 && len(inbuf) < size {
-		return fuse.EINVAL
+	if !ioctlSizes(in.Cmd, inbuf, outbuf) {
+		return syscall.EINVAL
 	}
-	if err := call(s, f, inbuf, outbuf); err != nil {
-		return s.fail("ioctl", f, err)
-	}
-	return fuse.OK
+	return call(s, ctx, f, inbuf, outbuf)
+}
+
+// ioctlSizes says whether the buffers are as long as the number of the call
+// promises.
+func ioctlSizes(cmd uint32, in, out []byte) bool {
+	size := int(cmd >> 16 & 0x3fff)
+	return (cmd>>31&1 == 0 || len(out) >= size) && (cmd>>30&1 == 0 || len(in) >= size)
 }
 
 // xflags pairs FS_*_FL with FS_XFLAG_*.
@@ -94,7 +107,7 @@ var xflags = [...]struct{ fl, xflag uint32 }{
 	{0x8, 0x20}, {0x10, 0x8}, {0x20, 0x10}, {0x40, 0x80}, {0x80, 0x40}, {0x100000, 0x20000},
 }
 
-func (s *server) ioctlFSGetXattr(f *btrfs.File, _, out []byte) error {
+func (s *server) ioctlFSGetXattr(_ context.Context, f *btrfs.File, _, out []byte) error {
 	var x uint32
 	for _, p := range xflags {
 		if f.Flags()&p.fl != 0 {
@@ -110,7 +123,7 @@ func (s *server) ioctlFSGetXattr(f *btrfs.File, _, out []byte) error {
 // arrive, because by its number the call passes nothing in.
 const fsInfoAll = 1<<0 | 1<<1 | 1<<2
 
-func (s *server) ioctlFSInfo(_ *btrfs.File, _, out []byte) error {
+func (s *server) ioctlFSInfo(_ context.Context, _ *btrfs.File, _, out []byte) error {
 	sb := s.fs.Super()
 	devs := s.fs.Store().Volume().Devices()
 	var last uint64
@@ -133,7 +146,7 @@ func (s *server) ioctlFSInfo(_ *btrfs.File, _, out []byte) error {
 	return nil
 }
 
-func (s *server) ioctlDevInfo(_ *btrfs.File, in, out []byte) error {
+func (s *server) ioctlDevInfo(_ context.Context, _ *btrfs.File, in, out []byte) error {
 	le := binary.NativeEndian
 	id, uuid := le.Uint64(in), disk.UUID(in[8:24])
 	for _, d := range s.fs.Store().Volume().Devices() {
@@ -153,30 +166,30 @@ func (s *server) ioctlDevInfo(_ *btrfs.File, in, out []byte) error {
 	return syscall.ENODEV
 }
 
-func (s *server) ioctlGetFSLabel(_ *btrfs.File, _, out []byte) error {
+func (s *server) ioctlGetFSLabel(_ context.Context, _ *btrfs.File, _, out []byte) error {
 	copy(out[:255], s.fs.Label())
 	return nil
 }
 
 // ioctlInoLookup gives the subvolume of the file (tree 0), and the path of a
 // directory below it.
-func (s *server) ioctlInoLookup(f *btrfs.File, in, out []byte) error {
+func (s *server) ioctlInoLookup(ctx context.Context, f *btrfs.File, in, out []byte) error {
 	le := binary.NativeEndian
 	tree, ino := disk.ObjectID(le.Uint64(in)), disk.ObjectID(le.Uint64(in[8:]))
 	if tree == 0 {
 		tree = f.Subvolume().ID()
 	}
-	sub, err := s.fs.Subvolume(s.ctx, tree)
+	sub, err := f.Subvolume().Sibling(ctx, tree)
 	if err != nil {
 		return err
 	}
 	path := ""
 	for depth := 0; ino != disk.FirstFreeObjectID; depth++ {
-		dir, err := sub.Inode(s.ctx, ino)
+		dir, err := sub.Inode(ctx, ino)
 		if err != nil {
 			return err
 		}
-		names, err := dir.Names(s.ctx)
+		names, err := dir.Names(ctx)
 		if err != nil {
 			return err
 		}
@@ -194,7 +207,7 @@ func (s *server) ioctlInoLookup(f *btrfs.File, in, out []byte) error {
 	return nil
 }
 
-func (s *server) ioctlGetFeatures(_ *btrfs.File, _, out []byte) error {
+func (s *server) ioctlGetFeatures(_ context.Context, _ *btrfs.File, _, out []byte) error {
 	sb := s.fs.Super()
 	for i, v := range []uint64{sb.CompatFlags, sb.CompatROFlags, sb.IncompatFlags} {
 		binary.NativeEndian.PutUint64(out[i*8:], v)
@@ -202,8 +215,8 @@ func (s *server) ioctlGetFeatures(_ *btrfs.File, _, out []byte) error {
 	return nil
 }
 
-func (s *server) ioctlSubvolFlags(f *btrfs.File, _, out []byte) error {
-	info, err := f.Subvolume().Info(s.ctx)
+func (s *server) ioctlSubvolFlags(ctx context.Context, f *btrfs.File, _, out []byte) error {
+	info, err := f.Subvolume().Info(ctx)
 	if err != nil {
 		return err
 	}
@@ -217,22 +230,22 @@ func (s *server) ioctlSubvolFlags(f *btrfs.File, _, out []byte) error {
 }
 
 // ioctlSubvolInfo fills struct btrfs_ioctl_get_subvol_info_args.
-func (s *server) ioctlSubvolInfo(f *btrfs.File, _, out []byte) error {
+func (s *server) ioctlSubvolInfo(ctx context.Context, f *btrfs.File, _, out []byte) error {
 	id := f.Subvolume().ID()
-	info, err := f.Subvolume().Info(s.ctx)
+	info, err := f.Subvolume().Info(ctx)
 	if err != nil {
 		return err
 	}
 	le := binary.NativeEndian
 	le.PutUint64(out, uint64(id))
-	tree, ref, ok, err := s.fs.Store().Parent(s.ctx, id)
+	tree, dir, name, ok, err := f.Subvolume().Parent(ctx)
 	if err != nil {
 		return err
 	}
 	if ok {
-		copy(out[8:8+disk.MaxNameLen], ref.Name)
+		copy(out[8:8+disk.MaxNameLen], name)
 		le.PutUint64(out[264:], uint64(tree))
-		le.PutUint64(out[272:], uint64(ref.DirID))
+		le.PutUint64(out[272:], uint64(dir))
 	}
 	r := &info.Item
 	le.PutUint64(out[280:], uint64(r.Generation))
@@ -258,14 +271,14 @@ const (
 )
 
 // ioctlTreeSearch copies items of a tree between two keys.
-func (s *server) ioctlTreeSearch(f *btrfs.File, in, out []byte) error {
+func (s *server) ioctlTreeSearch(ctx context.Context, f *btrfs.File, in, out []byte) error {
 	le := binary.NativeEndian
 	word := func(i int) uint64 { return le.Uint64(in[i*8:]) }
 	id := disk.ObjectID(word(0))
 	if id == 0 {
 		id = f.Subvolume().ID()
 	}
-	tree, _, err := s.fs.Store().Tree(s.ctx, id)
+	tree, _, err := s.fs.Store().Tree(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -274,7 +287,7 @@ func (s *server) ioctlTreeSearch(f *btrfs.File, in, out []byte) error {
 	minTrans, maxTrans, limit := disk.TransID(word(5)), disk.TransID(word(6)), le.Uint32(in[64:])
 	copy(out, in[:searchKeyBytes])
 	pos, found := searchKeyBytes, uint32(0)
-	it := tree.Seek(s.ctx, from)
+	it := tree.Seek(ctx, from)
 	for ; found < limit && it.Valid() && it.Key().Compare(to) <= 0; it.Next() {
 		node, _ := it.Node()
 		if g := node.Generation(); g < minTrans || g > maxTrans {
@@ -303,9 +316,9 @@ func (s *server) ioctlTreeSearch(f *btrfs.File, in, out []byte) error {
 // groups cannot be read is shown as full.
 func (s *server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	sb := s.fs.Super()
-	t, err := s.statfs()
+	t, err := s.statfs(s.ctx)
 	if err != nil {
-		s.fail("statfs", nil, errors.Join(err, syscall.EIO))
+		s.done("statfs", uint64(rootNode), errors.Join(err, syscall.EIO))
 		t = spaceTotals{size: sb.TotalBytes}
 	}
 	block := uint64(sb.SectorSize)

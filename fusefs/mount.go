@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,13 @@ type Options struct {
 	Suid, Dev bool
 	// NoExec forbids running programs. Default: they may run.
 	NoExec bool
+	// WritebackCache lets the kernel collect writes in its memory: small writes
+	// become fast, and "no space" is reported as late as at close or fsync.
+	// Default: each write reaches the server before it returns.
+	WritebackCache bool
+	// CommitInterval is how long a change may wait until it is durable.
+	// Default: btrfs.DefaultCommitInterval.
+	CommitInterval time.Duration
 	// Direct mounts with mount(2), which takes privileges. Default: the helper
 	// fusermount3 mounts.
 	Direct bool
@@ -40,7 +48,8 @@ type Server struct {
 	server *server
 	fuse   *fuse.Server
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the mount is gone and all is answered
+	done   chan struct{} // closed when the mount is gone and all is answered and durable
+	err    error         // of the last commit; read it after done
 }
 
 // Limits of what is in flight.
@@ -50,7 +59,8 @@ const (
 	maxBackground = 64       // requests that nobody waits for: read-ahead
 )
 
-// Mount mounts a subvolume read-only on a directory, and answers the kernel
+// Mount mounts a subvolume on a directory, for writing if the filesystem is
+// open for writing, and answers the kernel
 // from then on until the mount is gone: Wait waits for that. ctx ends waits for
 // the device, not the mount.
 func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*Server, error) {
@@ -60,22 +70,28 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 	if o.Source == "" {
 		o.Source = "gobtrfs"
 	}
+	if o.CommitInterval == 0 {
+		o.CommitInterval = btrfs.DefaultCommitInterval
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	raw, err := newServer(ctx, sub, &faults{log: o.Log})
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("read the top directory: %w", err)
 	}
-	fs, err := fuse.NewServer(raw, dir, o.fuse())
+	fs, err := fuse.NewServer(raw, dir, o.fuse(raw.known != nil))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)
 	}
 	s := &Server{dir: dir, direct: o.Direct, server: raw, fuse: fs, cancel: cancel, done: make(chan struct{})}
+	stop := raw.commitEvery(o.CommitInterval)
 	go func() {
 		defer close(s.done)
 		defer cancel()
 		fs.Serve()
+		stop()
+		s.err = raw.finish()
 	}()
 	if o.Direct {
 		if err := readAhead(dir); err != nil {
@@ -98,13 +114,13 @@ func readAhead(dir string) error {
 }
 
 // fuse translates the options.
-func (o Options) fuse() *fuse.MountOptions {
+func (o Options) fuse(write bool) *fuse.MountOptions {
 	m := &fuse.MountOptions{
 		Name: "gobtrfs", FsName: o.Source, AllowOther: o.AllowOther,
 		DirectMountStrict: o.Direct, DirectMountFlags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 		EnableAcl: true, EnableSymlinkCaching: true,
-		// Nothing changes behind the kernel's back: it need not look at times to
-		// find out whether its pages are still good.
+		// Nothing changes behind the kernel's back, or it is told: it need not look
+		// at times to find out whether its pages are still good.
 		ExplicitDataCacheControl: true,
 		MaxWrite:                 maxRequest, MaxReadAhead: maxRequest, MaxBackground: maxBackground, MaxInflightRequestBytes: maxInFlight,
 		// Answers come from memory: splicing them would cost system calls, and a
@@ -126,12 +142,23 @@ func (o Options) fuse() *fuse.MountOptions {
 	set(o.Suid, "suid")
 	set(o.Dev, "dev")
 	set(o.NoExec, "noexec")
-	set(!o.Direct, "ro")
+	set(!write && !o.Direct, "ro")
+	if write {
+		m.DirectMountFlags &^= unix.MS_RDONLY
+		m.ExtraCapabilities |= fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_DONT_MASK | fuse.CAP_DIRECT_IO_ALLOW_MMAP
+		if o.WritebackCache {
+			m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+		}
+	}
 	return m
 }
 
-// Done is closed when the mount is gone and every request is answered.
+// Done is closed when the mount is gone, every request is answered, and all
+// that was written is durable, unless Err says otherwise.
 func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Err is why the last commit failed, nil if it did not. Call it after Done.
+func (s *Server) Err() error { return s.err }
 
 // Unmount unmounts and waits until everything is answered. The error is EBUSY
 // while somebody uses the mount.

@@ -122,6 +122,17 @@ func (t *table) get(id nodeID) *btrfs.File {
 	return nil
 }
 
+// find is the node of what key stands for, if it has one.
+func (t *table) find(key tableKey) (nodeID, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byName[key]
+	if e == nil {
+		return 0, false
+	}
+	return e.id, true
+}
+
 // forget takes n lookups back.
 func (t *table) forget(id nodeID, n uint64) {
 	t.mu.Lock()

@@ -58,3 +58,9 @@ func (readOnly) CopyFileRange(<-chan struct{}, *fuse.CopyFileRangeIn) (uint32, f
 }
 
 func (readOnly) Fallocate(<-chan struct{}, *fuse.FallocateIn) fuse.Status { return erofs }
+
+// Fsync has nothing to write.
+func (readOnly) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }
+
+// FsyncDir has nothing to write.
+func (readOnly) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }

@@ -8,6 +8,7 @@ import (
 
 	btrfs "gobtrfs"
 	"gobtrfs/disk"
+	"gobtrfs/internal/space"
 )
 
 // spaceTotals is what statfs(2) tells, in bytes of file contents: the devices'
@@ -32,11 +33,49 @@ type usage struct {
 //	       what chunks of the data's profile can still be made of the devices'
 //	       unallocated bytes
 func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
-	var t spaceTotals
 	groups, err := readUsage(ctx, fsys)
 	if err != nil {
-		return t, err
+		return spaceTotals{}, err
 	}
+	var holes []uint64
+	var raw uint64
+	for _, d := range fsys.Store().Volume().Devices() {
+		raw += d.Item.TotalBytes
+		if !d.Missing {
+			holes = append(holes, d.Item.TotalBytes-min(d.Item.BytesUsed, d.Item.TotalBytes))
+		}
+	}
+	return totals(groups, raw, func(data disk.BlockGroupFlags) uint64 { return allocatable(disk.ProfileOf(data), holes) }), nil
+}
+
+// runningTotals adds up a filesystem that is open for writing, as it is now:
+// what was promised to writers counts as used.
+func runningTotals(snap space.Snapshot) spaceTotals {
+	var groups []usage
+	var raw uint64
+	rawOf := map[disk.BlockGroupFlags]uint64{}
+	for _, d := range snap.Devices {
+		raw += uint64(d.Allocated + d.Unallocated)
+		for flags, n := range d.Chunks {
+			rawOf[flags] += uint64(n)
+		}
+	}
+	for _, p := range snap.Parts {
+		flags := p.Type | p.Profile
+		groups = append(groups, usage{profile: flags, total: uint64(p.Total), used: uint64(p.Used + p.Reserved + p.ReadOnly), raw: rawOf[flags]})
+	}
+	var promised, growable uint64
+	for _, i := range snap.Infos {
+		if i.Type&disk.BlockGroupData != 0 {
+			promised, growable = uint64(i.Promised), uint64(snap.Growable[i.Type])
+		}
+	}
+	t := totals(groups, raw, func(disk.BlockGroupFlags) uint64 { return growable })
+	t.free, t.avail = t.free-min(promised, t.free), t.avail-min(promised, t.avail)
+	return t
+}
+
+func totals(groups []usage, raw uint64, growable func(data disk.BlockGroupFlags) uint64) (t spaceTotals) {
 	data := disk.BlockGroupData
 	var most, dataTotal, dataRaw, usedRaw uint64
 	for _, u := range groups {
@@ -51,16 +90,7 @@ func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
 		t.avail += u.total - used
 		dataTotal, dataRaw = dataTotal+u.total, dataRaw+u.raw
 	}
-	var holes []uint64
-	var raw uint64
-	for _, d := range fsys.Store().Volume().Devices() {
-		raw += d.Item.TotalBytes
-		if !d.Missing {
-			holes = append(holes, d.Item.TotalBytes-min(d.Item.BytesUsed, d.Item.TotalBytes))
-		}
-	}
-	p := disk.ProfileOf(data)
-	t.avail += allocatable(p, holes)
+	t.avail += growable(data)
 	switch {
 	case dataRaw > 0:
 		t.size, t.free = scale(raw, dataTotal, dataRaw), scale(raw-min(usedRaw, raw), dataTotal, dataRaw)
@@ -69,7 +99,7 @@ func readTotals(ctx context.Context, fsys *btrfs.FS) (spaceTotals, error) {
 	}
 	t.avail = min(t.avail, t.size)
 	t.free = max(t.free, t.avail)
-	return t, nil
+	return t
 }
 
 // scale is n*num/den; the product need not fit 64 bits.

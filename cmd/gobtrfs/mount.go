@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,11 +25,10 @@ func newMountCmd(a *app) *cobra.Command {
 		Short: "Show a filesystem as a directory (FUSE)",
 		Long: `mount serves the filesystem on IMAGE at DIR through FUSE, as root or as an
 ordinary user (who needs fusermount3). It returns when the mount is there and
-leaves a server behind; --foreground keeps it. The mount is read-only: this
-version does not write.
+leaves a server behind; --foreground keeps it.
 
 Options, after -o and separated by commas:
-  ro                      read-only, also without being asked for
+  ro                      read-only
   subvol=PATH             show this subvolume in place of the default one
   subvolid=ID             the same, by its number; 5 is the top level
   device=PATH, scan=DIR   further members of the filesystem (repeatable)
@@ -39,16 +37,22 @@ Options, after -o and separated by commas:
   offset=N, partition=N   where in IMAGE the filesystem is
   allow_other             let other users in
   suid, dev, noexec       as in mount(8); without them nosuid, nodev, exec
-  cache_mib=N             memory for tree blocks
+  compress[-force]=A[:L]  compress what is written: zlib, lzo, zstd, none
+  nodatacow, nodatasum    new files are written in place, have no checksums
+  commit=SECONDS          make changes durable at least this often (default 30)
+  writeback_cache         let the kernel collect writes: small ones become fast,
+                          but "no space" is reported as late as at close
+  cache_mib=N, dirty_mib=N  memory for tree blocks, for contents not yet written
   fsname=NAME             what df(1) shows as the device
   log=FILE                log to a file, to "syslog" or to "stderr"
 
 Options that mount(8) and /etc/fstab use for themselves are accepted, and so
-are btrfs's options about writing, which have no effect. All others are refused.
+are options of btrfs that only tune the kernel's; access times are never
+written. All others are refused.
 
 Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
     mount -t fuse.gobtrfs IMAGE DIR
-    IMAGE  DIR  fuse.gobtrfs  ro,allow_other  0  0        (in /etc/fstab)`,
+    IMAGE  DIR  fuse.gobtrfs  allow_other  0  0        (in /etc/fstab)`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, list := range []struct {
@@ -94,9 +98,6 @@ func (r *mountRequest) parse(image, dir, opts string, sloppy bool) (err error) {
 		if r.o.log, err = filepath.Abs(r.o.log); err != nil {
 			return err
 		}
-	}
-	if r.o.readWrite {
-		return errors.New("cannot mount for writing: this version only reads; leave out the option rw")
 	}
 	return nil
 }
@@ -190,15 +191,5 @@ func parseHelperArgs(args []string) (r *mountRequest, fake bool, err error) {
 	if len(names) != 2 {
 		return nil, false, usagef("want a device and a directory, have %q", names)
 	}
-	return r, fake, r.parse(names[0], names[1], helperOptions(strings.Join(opts, ",")), sloppy)
-}
-
-// helperOptions leaves out rw where mount(8) said it by default: it does so
-// always when nobody asked for ro, and a read-only mount is then what there is.
-func helperOptions(list string) string {
-	parts := strings.Split(list, ",")
-	if len(parts) > 0 && parts[0] == "rw" {
-		parts = slices.Delete(parts, 0, 1)
-	}
-	return strings.Join(parts, ",")
+	return r, fake, r.parse(names[0], names[1], strings.Join(opts, ","), sloppy)
 }

@@ -26,9 +26,6 @@ func (a *app) mount(ctx context.Context, r *mountRequest) error {
 	if r.o.remount {
 		return remount(r)
 	}
-	if !r.o.readOnly && r.readyFD == 0 {
-		fmt.Fprintf(a.errOut, "gobtrfs: mounting %s read-only: this version does not write\n", r.dir)
-	}
 	if r.foreground || r.readyFD != 0 {
 		return a.serveMount(ctx, r)
 	}
@@ -53,7 +50,7 @@ func checkMountPoint(dir string) error {
 	return nil
 }
 
-// remount does nothing but accept what is already so: every mount is read-only.
+// remount does nothing but accept what is already so.
 func remount(r *mountRequest) error {
 	m, err := findMount(r.dir)
 	if err != nil {
@@ -145,14 +142,18 @@ func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
 	if err != nil {
 		return mountError(r, err)
 	}
-	log.Info("mounted", "image", r.image, "dir", r.dir, "fsid", fsys.UUID().String(), "subvol", uint64(sub.ID()), "mode", "read-only")
+	log.Info("mounted", "image", r.image, "dir", r.dir, "fsid", fsys.UUID().String(), "subvol", uint64(sub.ID()), "writable", fsys.Writer() != nil)
 	for _, name := range r.o.ignored {
-		log.Info("option has no effect on a read-only mount", "option", name)
+		log.Info("option has no effect", "option", name)
 	}
 	if err := r.tellReady(); err != nil {
 		return errors.Join(err, srv.Unmount())
 	}
 	waitForEnd(srv, signals, log)
+	if err := srv.Err(); err != nil {
+		log.Error("unmounted, and what was changed since the last commit is lost", "dir", r.dir, "err", err)
+		return err
+	}
 	log.Info("unmounted", "dir", r.dir)
 	return nil
 }
@@ -215,7 +216,7 @@ func (r *mountRequest) tellReady() error {
 func (r *mountRequest) fuseOptions(log *slog.Logger) fusefs.Options {
 	o := fusefs.Options{
 		Source: r.o.source, AllowOther: r.o.allowOther, Suid: r.o.suid, Dev: r.o.dev, NoExec: r.o.noExec,
-		Direct: os.Geteuid() == 0, Log: log,
+		Direct: os.Geteuid() == 0, Log: log, CommitInterval: r.o.commit, WritebackCache: r.o.writeback,
 	}
 	if o.Source == "" {
 		o.Source = r.image
@@ -240,6 +241,8 @@ func mountError(r *mountRequest, err error) error {
 // openToMount opens the filesystem that the options name.
 func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*image, error) {
 	m := &image{}
+	r.o.open.Writable = !r.o.readOnly
+	r.o.image.writable = r.o.open.Writable
 	err := r.o.image.openDevices(ctx, m, r.image)
 	if err != nil {
 		return nil, errors.Join(err, m.Close())

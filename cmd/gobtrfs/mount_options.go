@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	btrfs "gobtrfs"
 	"gobtrfs/disk"
@@ -13,7 +14,7 @@ import (
 
 // mountOptions are what the -o options say.
 type mountOptions struct {
-	readOnly, readWrite, remount bool
+	readOnly, remount bool
 
 	subvol   string // path from the top level
 	subvolID disk.ObjectID
@@ -25,7 +26,10 @@ type mountOptions struct {
 
 	allowOther, suid, dev, noExec bool
 
-	ignored []string // options that mean nothing without writing
+	commit    time.Duration // 0: the default
+	writeback bool
+
+	ignored []string // options that mean nothing here
 }
 
 // Options of mount(8) and fstab(5) that say nothing to a filesystem, and those
@@ -34,10 +38,10 @@ var plainOptions = strings.Fields(`defaults auto noauto user users owner group n
 	diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime acl user_xattr default_permissions
 	exec mand nomand silent loud`)
 
-// writeOptions are btrfs's options about writing (btrfs(5)).
-var writeOptions = strings.Fields(`compress compress-force nodatacow datacow nodatasum datasum commit discard nodiscard ssd nossd ssd_spread
-	nossd_spread space_cache nospace_cache clear_cache autodefrag noautodefrag max_inline thread_pool metadata_ratio flushoncommit
-	noflushoncommit barrier nobarrier treelog notreelog skip_balance user_subvol_rm_allowed fatal_errors noacl writeback_cache`)
+// tuningOptions are btrfs's options that change how the kernel's btrfs works
+// and not what a filesystem is (btrfs(5)): accepted, so that lines of fstab work.
+var tuningOptions = strings.Fields(`datacow datasum nodiscard ssd nossd ssd_spread nossd_spread space_cache nospace_cache clear_cache
+	noautodefrag max_inline thread_pool metadata_ratio noflushoncommit barrier treelog notreelog skip_balance user_subvol_rm_allowed`)
 
 // parseMountOptions reads comma-separated options. With sloppy set, unknown
 // ones are passed over.
@@ -55,9 +59,6 @@ func parseMountOptions(list string, o *mountOptions, sloppy bool) error {
 			return usagef("unknown mount option %q", opt)
 		}
 	}
-	if o.readWrite && o.readOnly {
-		return usagef("options rw and ro contradict each other")
-	}
 	return nil
 }
 
@@ -66,10 +67,8 @@ func (o *mountOptions) set(name, value string, has bool) (known bool, err error)
 		return o.setValue(name, value)
 	}
 	switch name {
-	case "ro":
-		o.readOnly = true
-	case "rw":
-		o.readWrite = true
+	case "ro", "rw": // the last one counts: mount(8) puts rw in front
+		o.readOnly = name == "ro"
 	case "remount":
 		o.remount = true
 	case "degraded":
@@ -86,14 +85,32 @@ func (o *mountOptions) set(name, value string, has bool) (known bool, err error)
 		o.dev = name == "dev"
 	case "noexec":
 		o.noExec = true
+	case "writeback_cache":
+		o.writeback = true
+	case "compress", "compress-force":
+		err = o.compress(name, "zlib")
+	case "nodatacow":
+		o.open.NoDataCow = true
+	case "nodatasum":
+		o.open.NoDataSum = true
 	default:
-		if slices.Contains(writeOptions, name) {
+		if slices.Contains(tuningOptions, name) {
 			o.ignored = append(o.ignored, name)
 			return true, nil
 		}
 		return slices.Contains(plainOptions, name) || strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-"), nil
 	}
-	return true, nil
+	return true, err
+}
+
+// compress reads the value of compress= and compress-force=: none, or an
+// algorithm, with a level behind a colon.
+func (o *mountOptions) compress(name, value string) error {
+	if value == "no" {
+		value = "none"
+	}
+	o.open.Compress, o.open.CompressForce = value, name == "compress-force"
+	return btrfs.CheckCompression(value)
 }
 
 func (o *mountOptions) setValue(name, value string) (known bool, err error) {
@@ -120,6 +137,14 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 		o.image.partition = int(number(16))
 	case "cache_mib":
 		o.open.CacheBytes = int64(number(32)) << 20
+	case "commit":
+		if o.commit = time.Duration(number(16)) * time.Second; o.commit == 0 && err == nil { // as in Linux
+			o.commit = btrfs.DefaultCommitInterval
+		}
+	case "compress", "compress-force":
+		err = o.compress(name, value)
+	case "dirty_mib":
+		o.open.DirtyBytes = number(32) << 20
 	case "fsname":
 		o.source = value
 	case "log":
@@ -127,7 +152,7 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 	case "user", "comment", "context", "uhelper", "helper", "subtype":
 	case "fd", "rootmode", "user_id", "group_id", "max_read", "blksize": // FUSE's own: mount(8) repeats them to remount
 	default:
-		if slices.Contains(writeOptions, name) {
+		if slices.Contains(tuningOptions, name) {
 			o.ignored = append(o.ignored, name)
 			return true, nil
 		}
@@ -170,7 +195,6 @@ func (o *mountOptions) String() string {
 		}
 	}
 	flag(o.readOnly, "ro")
-	flag(o.readWrite, "rw")
 	flag(o.remount, "remount")
 	flag(o.subvol != "", "subvol="+o.subvol)
 	flag(o.subvolID != 0, fmt.Sprintf("subvolid=%d", uint64(o.subvolID)))
@@ -192,5 +216,12 @@ func (o *mountOptions) String() string {
 	flag(o.suid, "suid")
 	flag(o.dev, "dev")
 	flag(o.noExec, "noexec")
+	force := map[bool]string{true: "-force"}[o.open.CompressForce]
+	flag(o.open.Compress != "", "compress"+force+"="+o.open.Compress)
+	flag(o.open.NoDataCow, "nodatacow")
+	flag(o.open.NoDataSum, "nodatasum")
+	flag(o.open.DirtyBytes != 0, fmt.Sprintf("dirty_mib=%d", o.open.DirtyBytes>>20))
+	flag(o.commit != 0, fmt.Sprintf("commit=%d", o.commit/time.Second))
+	flag(o.writeback, "writeback_cache")
 	return strings.Join(append(list, o.ignored...), ",")
 }

@@ -1,0 +1,212 @@
+//go:build linux && !386 && !arm && !mips && !mipsle
+
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	btrfs "gobtrfs"
+	"gobtrfs/disk"
+	"gobtrfs/internal/fstree"
+)
+
+// readWrite carries out the requests that change something. Permissions are the
+// kernel's to check (default_permissions), and so is the order of requests on
+// one directory: it sends one change at a time, and no lookup beside it.
+type readWrite struct {
+	fuse.RawFileSystem
+	s *server
+	w *fstree.Writer
+
+	// Inodes without names that the kernel has just forgotten wait for reap,
+	// because FORGET has no answer that could wait.
+	mu       sync.Mutex
+	removed  map[place]struct{} // without a name, and known to the kernel
+	waiting  []place            // forgotten, to be released
+	reaping  bool
+	reapDone sync.Cond // of mu: reaping ended
+}
+
+func newReadWrite(s *server, w *fstree.Writer) *readWrite {
+	r := &readWrite{RawFileSystem: fuse.NewDefaultRawFileSystem(), s: s, w: w, removed: map[place]struct{}{}}
+	r.reapDone.L = &r.mu
+	w.KeepRemoved(r.keep)
+	return r
+}
+
+// keep says whether an inode that loses its last name is still in the kernel's
+// memory. It is then held until the kernel forgets it. It is called within the
+// operation that takes the name away.
+func (r *readWrite) keep(sub, ino disk.ObjectID) bool {
+	p := place{sub, ino}
+	id, ok := pack(r.s.top, p)
+	if !ok {
+		id, ok = r.s.table.find(tableKey{place: p})
+	}
+	if !ok || !r.s.known.has(id) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed[p] = struct{}{}
+	return true
+}
+
+// forgotten is told of every inode that the kernel has dropped from its memory.
+func (r *readWrite) forgotten(p place) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.removed[p]; !ok {
+		return
+	}
+	delete(r.removed, p)
+	r.waiting = append(r.waiting, p)
+	if !r.reaping {
+		r.reaping = true
+		go r.reap()
+	}
+}
+
+// reap releases what waits, and ends.
+func (r *readWrite) reap() {
+	for {
+		r.mu.Lock()
+		batch := r.waiting
+		r.waiting = nil
+		if len(batch) == 0 {
+			r.reaping = false
+			r.reapDone.Broadcast()
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		for _, p := range batch {
+			// What cannot be given back now is given back at the next mount.
+			if err := r.w.Release(r.s.ctx, p.subvol, p.ino); err != nil && r.s.ctx.Err() == nil {
+				r.s.faults.log.Warn("a removed file keeps its space until the next mount", "subvol", uint64(p.subvol), "ino", uint64(p.ino), "err", err)
+			}
+		}
+	}
+}
+
+// settle waits until everything that was forgotten is released, and says
+// whether there was anything.
+func (r *readWrite) settle() (some bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.reaping {
+		some = true
+		r.reapDone.Wait()
+	}
+	return some
+}
+
+// commitEvery commits again and again, until stop is called.
+func (s *server) commitEvery(interval time.Duration) (stop func()) {
+	if s.known == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if err := s.fs.Sync(ctx); err != nil && ctx.Err() == nil {
+				s.faults.log.Error("commit failed: nothing can be written any more", "err", err)
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// finish ends the work on a mount that is gone.
+func (s *server) finish() error {
+	if r, ok := s.RawFileSystem.(*readWrite); ok {
+		return r.finish()
+	}
+	return nil
+}
+
+// finish releases what the kernel still knew when the mount went away, and
+// commits.
+func (r *readWrite) finish() error {
+	r.mu.Lock()
+	rest := r.removed
+	r.removed = map[place]struct{}{}
+	for p := range rest {
+		r.waiting = append(r.waiting, p)
+	}
+	if len(rest) > 0 && !r.reaping {
+		r.reaping = true
+		go r.reap()
+	}
+	r.mu.Unlock()
+	r.settle()
+	return r.s.fs.Sync(context.WithoutCancel(r.s.ctx))
+}
+
+// change runs an operation on the inode of a node. If space is short because
+// files that were just removed are not yet given back, it waits for that and
+// tries once more.
+func (r *readWrite) change(op string, id uint64, run func(ctx context.Context, p place) error) fuse.Status {
+	p, ok := r.s.place(id)
+	if !ok {
+		return fuse.EPERM // a stub
+	}
+	err := run(r.s.ctx, p)
+	if errors.Is(err, syscall.ENOSPC) && r.settle() {
+		err = run(r.s.ctx, p)
+	}
+	return r.s.done(op, id, err)
+}
+
+// entry answers a request that has made, or named, an inode.
+func (r *readWrite) entry(ctx context.Context, dir place, name string, p place, out *fuse.EntryOut) error {
+	return r.s.fs.View(ctx, p.subvol, func(ctx context.Context, sub *btrfs.Subvolume) error {
+		f, err := sub.Inode(ctx, p.ino)
+		if err == nil {
+			r.s.fillEntry(dir, name, f, out)
+		}
+		return err
+	})
+}
+
+// Fsync makes everything durable that was done before, on whatever file: a
+// commit. Callers at the same time share one.
+func (r *readWrite) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return r.s.done("fsync", in.NodeId, r.s.fs.Sync(r.s.ctx))
+}
+
+// FsyncDir is Fsync.
+func (r *readWrite) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return r.Fsync(cancel, in)
+}
+
+// inode reads the attributes of an inode.
+func (r *readWrite) inode(p place) (item disk.InodeItem, err error) {
+	err = r.s.fs.View(r.s.ctx, p.subvol, func(ctx context.Context, sub *btrfs.Subvolume) error {
+		f, err := sub.Inode(ctx, p.ino)
+		if err == nil {
+			item = *f.Item()
+		}
+		return err
+	})
+	return item, stale(err)
+}
