@@ -22,6 +22,7 @@ type limits struct {
 	records       int // of a diagnosis
 	rares         int64
 	quotaExtents  uint64
+	sets          int64 // bytes
 }
 
 // Least numbers: below them a check would only be slow.
@@ -48,5 +49,6 @@ func newLimits(memory int64, workers int) limits {
 		records:       part(8, int64(unsafe.Sizeof(refRecord{})), minRecords, 1<<20),
 		rares:         int64(part(32, 64, minRecords, 1<<20)),
 		quotaExtents:  uint64(part(8, 64, minRecords, 1<<21)),
+		sets:          max(memory/8, 1<<20),
 	}
 }

@@ -32,10 +32,11 @@ type rootSets struct {
 	ids   map[string]int32
 	sets  [][]disk.ObjectID
 	union map[[2]int32]int32
+	left  int64 // bytes that sets may still take; below 0: sets are not right any more
 }
 
-func newRootSets() *rootSets {
-	return &rootSets{ids: map[string]int32{"": 0}, sets: [][]disk.ObjectID{nil}, union: make(map[[2]int32]int32)}
+func newRootSets(most int64) *rootSets {
+	return &rootSets{ids: map[string]int32{"": 0}, sets: [][]disk.ObjectID{nil}, union: make(map[[2]int32]int32), left: most}
 }
 
 func (r *rootSets) intern(set []disk.ObjectID) int32 {
@@ -46,11 +47,17 @@ func (r *rootSets) intern(set []disk.ObjectID) int32 {
 	if n, ok := r.ids[string(key)]; ok {
 		return n
 	}
+	if r.left -= 2*int64(len(key)) + setOverhead; r.left < 0 {
+		return 0
+	}
 	n := int32(len(r.sets))
 	r.ids[string(key)] = n
 	r.sets = append(r.sets, set)
 	return n
 }
+
+// setOverhead is about what a set takes beside its members, in bytes.
+const setOverhead = 100
 
 func (r *rootSets) join(a, b int32) int32 {
 	switch {
@@ -67,6 +74,9 @@ func (r *rootSets) join(a, b int32) int32 {
 	set := append(slices.Clone(r.sets[a]), r.sets[b]...)
 	slices.Sort(set)
 	n := r.intern(slices.Compact(set))
+	if r.left -= setOverhead; r.left < 0 {
+		return 0
+	}
 	r.union[[2]int32{a, b}] = n
 	return n
 }
@@ -91,13 +101,20 @@ func (c *checker) checkQuota() error {
 	case q.status.Flags&disk.QgroupStatusSimpleMode != 0:
 		return c.checkSimpleQuota()
 	}
-	sets := newRootSets()
+	sets := newRootSets(c.limits.sets)
 	bytes, err := c.bytesBySet(sets)
 	if err != nil {
 		return err
 	}
-	c.compareQgroups(sets, bytes)
+	if sets.left < 0 || !c.compareQgroups(sets, bytes) {
+		c.quotaCut()
+	}
 	return nil
+}
+
+// quotaCut says that there was too much to compare.
+func (c *checker) quotaCut() {
+	c.find.add(Finding{Code: CodeSearchCut, Place: Place{Tree: disk.TreeQuota}, What: "the counts of qgroups were not compared: too many subvolumes share too much, or are in too many qgroups"})
 }
 
 // checkQgroupItems checks that every qgroup has an info and a limit, and that
@@ -202,12 +219,22 @@ func (c *checker) dataBySet(sets *rootSets, bytes map[int32]uint64) error {
 // quotaUse is what a qgroup is charged with.
 type quotaUse struct{ rfer, excl uint64 }
 
+// maxQuotaSteps bounds how long memberships are followed: about a second.
+const maxQuotaSteps = 1 << 24
+
 // qgroupsAbove is a qgroup with all that it is a member of, directly or not.
-func (c *checker) qgroupsAbove(id uint64) []uint64 {
+// steps counts what that takes.
+func (c *checker) qgroupsAbove(id uint64, steps *int) []uint64 {
 	out := []uint64{id}
+	if len(c.quota.above[id]) == 0 {
+		*steps++
+		return out
+	}
+	seen := map[uint64]bool{id: true}
 	for i := 0; i < len(out); i++ {
 		for _, p := range c.quota.above[out[i]] {
-			if !slices.Contains(out, p) {
+			if *steps += 16; !seen[p] {
+				seen[p] = true
 				out = append(out, p)
 			}
 		}
@@ -215,13 +242,18 @@ func (c *checker) qgroupsAbove(id uint64) []uint64 {
 	return out
 }
 
-// compareQgroups compares the counts of all qgroups.
-func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) {
+// compareQgroups compares the counts of all qgroups. It gives up, and returns
+// false, when there are too many memberships.
+func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) bool {
+	steps := 0
 	got := make(map[uint64]quotaUse)
 	for s, n := range bytes {
 		in := make(map[uint64]int) // qgroup: how many of the set's subvolumes are in it
 		for _, root := range sets.sets[s] {
-			for _, q := range c.qgroupsAbove(uint64(root)) {
+			if steps > maxQuotaSteps {
+				return false
+			}
+			for _, q := range c.qgroupsAbove(uint64(root), &steps) {
 				in[q]++
 			}
 		}
@@ -235,6 +267,7 @@ func (c *checker) compareQgroups(sets *rootSets, bytes map[int32]uint64) {
 		}
 	}
 	c.reportQgroups(got)
+	return true
 }
 
 // reportQgroups reports qgroups whose stored counts differ from got.

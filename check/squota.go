@@ -51,8 +51,13 @@ func (c *checker) checkSimpleQuota() error {
 		return err
 	}
 	uses := make(map[uint64]quotaUse)
+	steps := 0
 	for root, n := range got {
-		for _, q := range c.qgroupsAbove(uint64(root)) {
+		if steps > maxQuotaSteps {
+			c.quotaCut()
+			return nil
+		}
+		for _, q := range c.qgroupsAbove(uint64(root), &steps) {
 			u := uses[q]
 			u.rfer, u.excl = u.rfer+n, u.excl+n
 			uses[q] = u
