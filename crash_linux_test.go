@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"gobtrfs"
 	"gobtrfs/blockdev"
 	"gobtrfs/check"
 	"gobtrfs/disk"
+	"gobtrfs/internal/clock"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
 	"gobtrfs/report"
@@ -30,7 +33,8 @@ var (
 // flushed.
 type recorder struct {
 	blockdev.Device
-	events []event
+	mu     sync.Mutex
+	events []event // protected by mu
 }
 
 // event is a write, or a flush (data is nil).
@@ -40,11 +44,15 @@ type event struct {
 }
 
 func (r *recorder) WriteAt(p []byte, off int64) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.events = append(r.events, event{off, bytes.Clone(p)})
 	return r.Device.WriteAt(p, off)
 }
 
 func (r *recorder) Sync() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.events = append(r.events, event{})
 	return r.Device.Sync()
 }
@@ -213,7 +221,8 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	must(t, err)
 	commits := []committed{{0, files}}
 	rec := &recorder{Device: m}
-	f, err := btrfs.OpenDevices(ctx, []blockdev.Device{rec}, btrfs.Options{Writable: true})
+	// A clock that stands: commits are where the operations put them.
+	f, err := btrfs.OpenDevices(ctx, []blockdev.Device{rec}, btrfs.Options{Writable: true, Clock: clock.NewManual(time.Unix(1e9, 0))})
 	must(t, err)
 	defer f.Close()
 	top, err := f.TopLevel(ctx)

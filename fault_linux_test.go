@@ -9,11 +9,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"gobtrfs"
 	"gobtrfs/blockdev"
 	"gobtrfs/check"
 	"gobtrfs/disk"
+	"gobtrfs/internal/clock"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
 )
@@ -63,7 +65,7 @@ func TestDeviceFaults(t *testing.T) {
 	// The same seed makes the same operations; what each fault cuts off is a
 	// prefix of them.
 	run := func(d blockdev.Device) (states [][]byte, err error) {
-		f, err := btrfs.OpenDevices(ctx, []blockdev.Device{d}, btrfs.Options{Writable: true})
+		f, err := btrfs.OpenDevices(ctx, []blockdev.Device{d}, btrfs.Options{Writable: true, Clock: clock.NewManual(time.Unix(1e9, 0))})
 		if err != nil {
 			return nil, err
 		}

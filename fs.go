@@ -8,15 +8,21 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 	"gobtrfs/internal/fstree"
+	"gobtrfs/internal/txn"
 	"gobtrfs/internal/volume"
 )
 
-// DefaultCacheBytes is the memory for tree blocks if Options says nothing.
-const DefaultCacheBytes = 256 << 20
+// Defaults of Options.
+const (
+	DefaultCacheBytes     = 256 << 20
+	DefaultCommitInterval = txn.DefaultCommitInterval
+	DefaultDirtyNodeBytes = txn.DefaultDirtyNodeBytes
+)
 
 // Options says how to open a filesystem. The zero value opens the last
 // committed state, with what fsync made durable after it, if all devices are
@@ -62,6 +68,14 @@ type Options struct {
 	// Default: the system's.
 	Clock Clock
 	Rand  io.Reader
+	// CommitInterval is how long a change may wait before it is made durable
+	// though nobody calls Sync. Negative: for ever. Default:
+	// DefaultCommitInterval.
+	CommitInterval time.Duration
+	// DirtyNodeBytes bounds the memory for tree blocks that are changed and not
+	// yet written: about twice as much is held at most. Default:
+	// DefaultDirtyNodeBytes.
+	DirtyNodeBytes int64
 }
 
 // FS is an open filesystem.

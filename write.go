@@ -36,7 +36,7 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 		return fmt.Errorf("open for writing: %w: the log would be lost", ErrReadOnly)
 	}
 	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
-		Clock: o.Clock, Rand: o.Rand, Replay: true,
+		Clock: o.Clock, Rand: o.Rand, Replay: true, CommitInterval: o.CommitInterval, DirtyNodeBytes: o.DirtyNodeBytes,
 		Committed: func(*disk.Superblock) error {
 			next, err := fstree.Open(context.WithoutCancel(ctx), f.vol, fstree.Options{Cache: base.Cache()})
 			if err != nil {
@@ -78,16 +78,14 @@ func CheckCompression(s string) error {
 	return err
 }
 
-// DefaultCommitInterval is how often a filesystem that is mounted for writing
-// makes its changes durable by itself, as in Linux.
-const DefaultCommitInterval = 30 * time.Second
-
-// Sync makes everything durable that was done before.
+// Sync makes everything durable that was done before; block groups that became
+// empty are given back. Callers share commits. ctx ends the waiting, not a
+// commit that has begun.
 func (f *FS) Sync(ctx context.Context) error {
 	if f.w == nil {
 		return ErrReadOnly
 	}
-	if err := f.w.Commit(ctx); err != nil {
+	if err := f.w.Tidy(ctx); err != nil {
 		return fmt.Errorf("btrfs: %w", err)
 	}
 	return nil

@@ -249,9 +249,12 @@ func (c *Cache) corrupt(addr disk.Logical, e Expect, cause error) error {
 // way; it never waits. Errors are left for the Get that needs the node.
 func (c *Cache) Prefetch(ctx context.Context, addr disk.Logical, e Expect) {
 	if v := c.view; v != nil {
-		if v.over == nil || v.over.Get(addr) == nil {
-			v.base.Prefetch(ctx, addr, e)
+		if v.over != nil {
+			if n, _ := v.over.Get(addr); n != nil {
+				return
+			}
 		}
+		v.base.Prefetch(ctx, addr, e)
 		return
 	}
 	s := c.shard(addr)

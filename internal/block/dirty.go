@@ -38,7 +38,7 @@ func (c *Cache) Until(stale *atomic.Bool) *Cache { return &Cache{view: &view{bas
 
 func (v *view) get(ctx context.Context, addr disk.Logical, e Expect) (disk.Node, error) {
 	if v.over != nil {
-		if n := v.over.Get(addr); n != nil {
+		if n, _ := v.over.Get(addr); n != nil {
 			return n, nil
 		}
 	}
@@ -91,52 +91,77 @@ func (s *shard) dropLocked(ent *entry) {
 	}
 }
 
-// Dirty holds the nodes that the running transaction has made. They are not in
-// the cache: what the cache knows is committed. Dirty is safe for concurrent
-// use; its nodes are changed by whoever holds the tree they are part of.
+// Dirty holds the nodes that are newer than the last commit: those that the
+// running transaction has made, and those of the one before while it is being
+// written. They are not in the cache.
+//
+//	Add ──> private ──Freeze──> frozen ──Settle──> in the cache
+//
+// A frozen node never changes again. Dirty is safe for concurrent use; private
+// nodes are changed by whoever holds the tree they are part of.
 type Dirty struct {
-	mu    sync.RWMutex
-	nodes map[disk.Logical]disk.Node // protected by mu
+	mu      sync.RWMutex
+	private map[disk.Logical]disk.Node // protected by mu
+	frozen  map[disk.Logical]disk.Node // the pointer is protected by mu; the map never changes
 }
 
 // NewDirty makes an empty set.
-func NewDirty() *Dirty { return &Dirty{nodes: make(map[disk.Logical]disk.Node)} }
+func NewDirty() *Dirty { return &Dirty{private: make(map[disk.Logical]disk.Node)} }
 
-// Get finds a node, nil if it is not dirty.
-func (d *Dirty) Get(a disk.Logical) disk.Node {
+// Get finds a node, private or frozen; nil if there is none.
+func (d *Dirty) Get(a disk.Logical) (n disk.Node, private bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.nodes[a]
+	if n := d.private[a]; n != nil {
+		return n, true
+	}
+	return d.frozen[a], false
 }
 
-// Add enters a node.
+// Private finds a node that the running transaction has made; nil if it is
+// none.
+func (d *Dirty) Private(a disk.Logical) disk.Node {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.private[a]
+}
+
+// Add enters a private node.
 func (d *Dirty) Add(n disk.Node) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.nodes[n.Bytenr()] = n
+	d.private[n.Bytenr()] = n
 }
 
-// Remove forgets a node: nobody needs it written.
+// Remove forgets a private node: nobody needs it written.
 func (d *Dirty) Remove(a disk.Logical) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.nodes, a)
+	delete(d.private, a)
 }
 
-// Len is the number of nodes.
+// Len is the number of private nodes.
 func (d *Dirty) Len() int {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return len(d.nodes)
+	return len(d.private)
+}
+
+// Freeze ends a transaction: what is private is frozen, and nothing is private.
+// Write and Settle come next, in any goroutine.
+//
+// REQUIRES: nothing is frozen.
+func (d *Dirty) Freeze() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.frozen, d.private = d.private, make(map[disk.Logical]disk.Node, len(d.private)/2)
 }
 
 // maxWrite bounds one write of neighbouring nodes, in bytes.
 const maxWrite = 1 << 20
 
-// Write puts the nodes' checksums in and writes them, in order of address and
-// neighbours together.
-//
-// REQUIRES: nobody changes the nodes any more.
+// Write puts the checksums of the frozen nodes in and writes them, in order of
+// address and neighbours together.
 func (c *Cache) Write(ctx context.Context, d *Dirty) error {
 	nodes := d.sorted()
 	t := c.geometry.CsumType
@@ -161,21 +186,22 @@ func (c *Cache) Write(ctx context.Context, d *Dirty) error {
 	return nil
 }
 
-// Settle moves the nodes, which were written, to the cache.
+// Settle moves the frozen nodes, which were written, to the cache.
 func (c *Cache) Settle(d *Dirty) {
 	for _, n := range d.sorted() {
 		c.Put(n)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	clear(d.nodes)
+	d.frozen = nil
 }
 
+// sorted is the frozen nodes in order of address.
 func (d *Dirty) sorted() []disk.Node {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	nodes := make([]disk.Node, 0, len(d.nodes))
-	for _, n := range d.nodes {
+	nodes := make([]disk.Node, 0, len(d.frozen))
+	for _, n := range d.frozen {
 		nodes = append(nodes, n)
 	}
 	slices.SortFunc(nodes, func(a, b disk.Node) int { return cmp.Compare(a.Bytenr(), b.Bytenr()) })

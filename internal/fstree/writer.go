@@ -263,10 +263,19 @@ func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) 
 // maxIndexes bounds the directories whose next index is remembered.
 const maxIndexes = 1 << 16
 
-// Commit makes everything durable that was done and written before.
+// Commit makes everything durable that was done and written before;
+// callers share commits.
 func (w *Writer) Commit(ctx context.Context) error {
 	if err := w.Flush(ctx); err != nil {
 		return err
 	}
 	return w.tx.Commit(ctx)
+}
+
+// Tidy is Commit; block groups that are empty then go.
+func (w *Writer) Tidy(ctx context.Context) error {
+	if err := w.Flush(ctx); err != nil {
+		return err
+	}
+	return w.tx.Tidy(ctx)
 }

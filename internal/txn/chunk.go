@@ -34,9 +34,9 @@ func (f *FS) InsertChunk(ctx context.Context, c *space.Chunk, system *space.Rese
 		err = f.abort(fmt.Errorf("record chunk %d: %w", uint64(c.Start), err))
 		return 0, fmt.Errorf("%w: %w", space.ErrAborted, err)
 	}
-	f.chunkTouched.Store(true)
+	f.touch()
 	f.unwritten = append(f.unwritten, c.Start)
-	return f.trans, nil
+	return f.Trans(), nil
 }
 
 // mapping is the chunk as it is written.
@@ -132,16 +132,18 @@ func (f *FS) removeChunk(ctx context.Context, c *space.Chunk) error {
 	return nil
 }
 
-// dropChunks forgets the mapping of chunks whose removal is durable. growth
-// must be held.
-func (f *FS) dropChunks() error {
-	if len(f.leaving) == 0 {
+// dropChunks forgets the mapping of chunks whose removal is durable.
+func (f *FS) dropChunks(ctx context.Context, gone []disk.Logical) error {
+	if len(gone) == 0 {
 		return nil
 	}
+	if err := f.lockGrowth(ctx); err != nil {
+		return err
+	}
+	defer f.unlockGrowth()
 	list := slices.DeleteFunc(slices.Clone(f.vol.Chunks()), func(m disk.ChunkMapping) bool {
-		return slices.Contains(f.leaving, m.Logical)
+		return slices.Contains(gone, m.Logical)
 	})
-	f.leaving = nil
 	return f.vol.SetChunks(list)
 }
 

@@ -11,186 +11,97 @@ import (
 	"gobtrfs/internal/space"
 )
 
-const (
-	// maxHeads and maxDirtyBytes bound what one transaction gathers before it
-	// is committed: memory, and the work that its commit must find room for.
-	maxHeads      = 4000
-	maxDirtyBytes = 128 << 20
-	// maxPasses bounds the search for the fixed point. Each pass changes only
-	// what the pass before made necessary; it has never taken ten. Most of it is for
-	// waiting for groups of new chunks.
-	maxPasses = 10000
-)
+// maxPasses bounds the search for the fixed point. Each pass changes only
+// what the pass before made necessary; it has never taken ten. Most of it is for
+// waiting for groups of new chunks.
+const maxPasses = 10000
 
-// Operation is a change to be made as a whole.
-type Operation struct {
-	Items int         // that it inserts or changes at most
-	Class space.Class // how it waits for room
-	// Run makes the change. Its context is not cancelled any more.
-	Run func(ctx context.Context) error
-	// Promised is a promise from ReserveItems that the operation has instead
-	// of one for Items. It is used up, whatever happens.
-	Promised space.Bytes
+// groupWait is how long a commit waits before it looks again for the group of
+// a chunk that was just recorded. The grower needs microseconds.
+const groupWait = 100 * time.Microsecond
 
-	afterCommit bool
+// sealed is a transaction that is settled and frozen: all that is left is to
+// write it. Its nodes are the frozen ones of FS.dirty.
+type sealed struct {
+	trans    disk.TransID
+	super    *disk.Superblock
+	devItems map[disk.DevID]disk.DevItem
+	leaving  []disk.Logical // chunks that are not needed when it is durable
+	reserves reserves       // what they should hold when it is durable
 }
 
-// ReserveItems promises room for an operation that inserts or changes so many
-// items, long before it runs. Run uses the promise up; otherwise give it back
-// with ReleaseItems.
-func (f *FS) ReserveItems(ctx context.Context, items int, c space.Class) (space.Bytes, error) {
-	if err := f.Err(); err != nil {
-		return 0, err
-	}
-	n := f.itemBytes(items)
-	return n, f.space.Metadata().Reserve(ctx, n, c)
-}
-
-// ReleaseItems gives back a promise of ReserveItems.
-func (f *FS) ReleaseItems(n space.Bytes) {
-	if n > 0 {
-		f.space.Metadata().Release(n)
-	}
-}
-
-func (f *FS) itemBytes(items int) space.Bytes {
-	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
-	return space.Bytes(items) * u.Insert()
-}
-
-// Run runs an operation that may have its promise already; see Do.
-func (f *FS) Run(ctx context.Context, op Operation) error { return f.run(ctx, op) }
-
-// Do runs one operation as part of the running transaction: it has promises
-// for so many items, and no other operation runs. An error of op from before
-// its first change is returned and nothing has happened; after that it aborts
-// the filesystem.
-func (f *FS) Do(ctx context.Context, items int, c space.Class, op func(ctx context.Context) error) error {
-	return f.run(ctx, Operation{Items: items, Class: c, Run: op})
-}
-
-func (f *FS) run(ctx context.Context, op Operation) error {
-	n := op.Promised
-	release := func() { f.ReleaseItems(n) }
-	if err := f.Err(); err != nil {
-		release()
-		return err
-	}
-	if n == 0 {
-		var err error
-		if n, err = f.ReserveItems(ctx, op.Items, op.Class); err != nil {
-			return err
-		}
-	}
-	if err := f.lockWriter(ctx); err != nil {
-		release()
-		return err
-	}
-	defer f.unlockWriter()
-	ctx = context.WithoutCancel(ctx)
-	if op.afterCommit {
-		if err := f.commitLocked(ctx); err != nil {
-			release()
-			return err
-		}
-	}
-	f.pool = n
-	before := f.changes
-	err := op.Run(ctx)
-	if err != nil && f.changes != before {
-		err = f.abort(err)
-	}
-	n, f.pool = f.pool, 0
-	release()
-	if err != nil {
-		return err
-	}
-	if f.replaying == nil && f.refs.len() > maxHeads || f.replaying == nil && f.dirty.Len()*f.geometry.NodeSize > maxDirtyBytes {
-		return f.commitLocked(ctx)
-	}
-	return nil
-}
-
-// Commit makes everything durable that was done before. Once it has begun it
-// is not cancelled. Block groups that are empty then go, in a commit of their
-// own.
-func (f *FS) Commit(ctx context.Context) error {
-	if err := f.lockWriter(ctx); err != nil {
-		return err
-	}
-	defer f.unlockWriter()
-	ctx = context.WithoutCancel(ctx)
-	if err := f.commitLocked(ctx); err != nil {
-		return err
-	}
-	if n, err := f.removeUnused(ctx); err != nil || n == 0 {
-		return err
-	}
-	return f.commitLocked(ctx)
-}
-
-// commitLocked commits. The writer must be held.
-func (f *FS) commitLocked(ctx context.Context) error {
-	if f.replaying != nil {
-		return fmt.Errorf("commit before the log is replayed: %w", space.ErrNoSpace)
-	}
-	if !f.touched && !f.chunkTouched.Load() {
-		return nil
-	}
+// seal settles the running transaction, freezes it and starts the next one.
+// After an error the filesystem must be aborted.
+//
+// REQUIRES: the writer, that the cycle was taken, and that nothing is frozen.
+func (f *FS) seal(ctx context.Context) (*sealed, error) {
 	f.committing = true
-	err := f.commit(ctx)
-	f.committing = false
-	n := f.pool
-	f.pool = 0
-	f.space.Metadata().Release(n)
-	if err != nil {
-		return f.abort(fmt.Errorf("commit transaction %d: %w", uint64(f.trans), err))
-	}
-	return nil
-}
-
-func (f *FS) commit(ctx context.Context) error {
+	defer func() { f.committing = false }()
+	s := &sealed{trans: f.Trans()}
 	if err := f.settle(ctx); err != nil {
-		return err
+		return nil, fmt.Errorf("settle transaction %d: %w", uint64(s.trans), err)
 	}
 	defer f.unlockGrowth() // settle took it
+	f.space.Metadata().Release(f.pool)
+	f.pool = 0
+	var err error
+	if s.super, err = f.nextSuper(ctx); err != nil {
+		return nil, fmt.Errorf("superblock of transaction %d: %w", uint64(s.trans), err)
+	}
+	s.devItems = maps.Clone(f.devItems)
+	s.leaving, f.leaving = f.leaving, nil
+	f.super = s.super.Clone()
+	f.treesMu.Lock()
+	maps.DeleteFunc(f.trees, func(_ disk.ObjectID, t *Tree) bool { return t.gone })
+	f.treesMu.Unlock()
+	f.dirty.Freeze()
+	f.nextTransaction()
+	s.reserves = f.reserveSizes()
+	return s, nil
+}
+
+// write makes a sealed transaction durable, shows it to readers of commits, and
+// then sets free what it had freed. It runs beside operations of the next
+// transaction. An error aborts.
+//
+// REQUIRES: the cycle was taken.
+func (f *FS) write(ctx context.Context, s *sealed) error {
+	if s == nil {
+		return nil
+	}
+	if err := f.writeSealed(ctx, s); err != nil {
+		return f.abort(fmt.Errorf("commit transaction %d: %w", uint64(s.trans), err))
+	}
+	return nil
+}
+
+func (f *FS) writeSealed(ctx context.Context, s *sealed) error {
+	if err := f.Err(); err != nil {
+		return err
+	}
 	if err := f.cache.Write(ctx, f.dirty); err != nil {
 		return err
 	}
 	if err := f.vol.Sync(); err != nil {
 		return err
 	}
-	sb, err := f.nextSuper(ctx)
-	if err != nil {
+	if err := f.vol.WriteSuper(ctx, s.super, s.devItems); err != nil {
 		return err
 	}
-	if err := f.vol.WriteSuper(ctx, sb, maps.Clone(f.devItems)); err != nil {
-		return err
-	}
-	f.cache.SetGeneration(f.trans)
+	f.cache.SetGeneration(s.trans)
 	f.cache.Settle(f.dirty)
 	if f.opts.Committed != nil {
-		if err := f.opts.Committed(sb); err != nil {
+		if err := f.opts.Committed(s.super); err != nil {
 			return err
 		}
 	}
-	done := f.trans
-	f.trans++
-	f.touched = false
-	f.chunkTouched.Store(false)
-	f.super = sb.Clone()
-	maps.DeleteFunc(f.trees, func(_ disk.ObjectID, t *Tree) bool { return t.gone })
-	if err := f.dropChunks(); err != nil {
+	if err := f.dropChunks(ctx, s.leaving); err != nil {
 		return err
 	}
-	f.space.CommitDone(done)
-	f.sizeReserves()
+	f.space.CommitDone(s.trans)
+	f.resizeReserves(s.reserves)
 	return nil
 }
-
-// groupWait is how long a commit waits before it looks again for the group of
-// a chunk that was just recorded. The grower needs microseconds.
-const groupWait = 100 * time.Microsecond
 
 // settle brings all trees up to date with each other (X2). Every step may make
 // the ones before necessary again; it ends because nodes are copied once in a
@@ -236,8 +147,7 @@ func (f *FS) settle(ctx context.Context) error {
 // writeRoots enters the trees' roots in the root tree, and says whether any
 // had moved.
 func (f *FS) writeRoots(ctx context.Context) (changed bool, err error) {
-	for _, id := range slices.Sorted(maps.Keys(f.trees)) {
-		t := f.trees[id]
+	for _, t := range f.sortedTrees() {
 		if t.gone || !t.changed && t.Root() == t.written {
 			continue
 		}
@@ -253,18 +163,28 @@ func (f *FS) writeRoots(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
+func (f *FS) sortedTrees() []*Tree {
+	f.treesMu.Lock()
+	defer f.treesMu.Unlock()
+	out := make([]*Tree, 0, len(f.trees))
+	for _, id := range slices.Sorted(maps.Keys(f.trees)) {
+		out = append(out, f.trees[id])
+	}
+	return out
+}
+
 // nextSuper is the superblock of this commit.
 func (f *FS) nextSuper(ctx context.Context) (*disk.Superblock, error) {
 	sb := f.super.Clone()
 	r, c := f.root.Root(), f.chunk.Root()
-	sb.Generation = f.trans
+	sb.Generation = f.Trans()
 	sb.Root, sb.RootLevel = r.Bytenr, uint8(r.Level)
 	sb.ChunkRoot, sb.ChunkRootLevel, sb.ChunkRootGen = c.Bytenr, uint8(c.Level), c.Generation
 	sb.BytesUsed = f.bytesUsed
 	sb.LogRoot, sb.LogRootLevel = 0, 0 // what was logged is in the trees
 	sb.Flags |= disk.SuperFlagWritten
 	if f.hasUUIDGen {
-		sb.UUIDTreeGeneration = uint64(f.trans)
+		sb.UUIDTreeGeneration = f.trans.Load()
 	}
 	b, err := f.backup(ctx, sb)
 	if err != nil {
@@ -302,8 +222,18 @@ func (f *FS) backup(ctx context.Context, sb *disk.Superblock) (disk.RootBackup, 
 	return b, nil
 }
 
-// sizeReserves makes the standing reserves fit the trees that draw on them.
-func (f *FS) sizeReserves() {
+// reserves are sizes of the standing reserves.
+type reserves struct{ global, commit space.Bytes }
+
+func (f *FS) resizeReserves(r reserves) {
+	f.space.GlobalReserve().Resize(r.global)
+	f.space.CommitReserve().Resize(r.commit)
+}
+
+// reserveSizes are the sizes that fit the trees which draw on the reserves.
+//
+// REQUIRES: the writer.
+func (f *FS) reserveSizes() reserves {
 	u := space.Units{NodeSize: space.Bytes(f.geometry.NodeSize)}
 	trees := space.Bytes(f.root.item.BytesUsed + f.extent.item.BytesUsed + f.csum.item.BytesUsed)
 	if f.fst != nil {
@@ -313,9 +243,8 @@ func (f *FS) sizeReserves() {
 	if bgt {
 		trees += space.Bytes(f.groupTree.item.BytesUsed)
 	}
-	f.space.GlobalReserve().Resize(u.GlobalReserveSize(trees, f.fst != nil, bgt))
 	// A commit copies at most every node of these trees, and splits some; of
 	// large ones it touches two leaves per head and little above them.
-	most := space.Bytes(2*maxHeads*5/4) * u.NodeSize
-	f.space.CommitReserve().Resize(min(2*trees+16*u.NodeSize, most))
+	most := space.Bytes(2*maxHeads*hard) * u.NodeSize
+	return reserves{u.GlobalReserveSize(trees, f.fst != nil, bgt), min(2*trees+16*u.NodeSize, most)}
 }

@@ -10,17 +10,21 @@
 //
 // # A transaction
 //
-//	Begin … End   Begin … End   …            Commit
-//	operations: change trees,                run delayed refs, write new groups,
-//	note delayed refs, write data            group items and root items, until
-//	                                         nothing changes any more; then
-//	                                         nodes → flush → superblock copy 0 →
-//	                                         flush → other copies → flush
+//	     operations            settle, freeze           write                durable
+//	N    Begin … End  …        refs, groups, roots      nodes → flush →      pins of N
+//	                           to a fixed point         super → flush        are free
+//	N+1                        ───────────────────────> operations …         settle …
 //
-// There is always a running transaction; it is committed when somebody asks,
-// when it has grown too large, or when space runs short. What it frees is
-// pinned until its superblock is durable; what it made and dropped again is
-// free at once.
+// There is always a running transaction, which operations and readers of the
+// running state use. A commit settles it under the writer (in memory, but for
+// nodes that must be read), freezes its nodes and starts the next one; what is
+// slow, the writing, happens beside that. Frozen nodes are read like any other
+// and copied before they are changed. Commits are written one at a time.
+//
+// A transaction is committed when somebody asks (Commit; all who ask at a time
+// share it), when it is old or has grown too large, or when space runs short.
+// What transaction N frees is pinned until N's superblock is durable; what it
+// made and dropped again is free at once.
 //
 // # Invariants
 //
@@ -31,15 +35,18 @@
 //	X3  A failure after the first change and before the superblock is durable
 //	    aborts: nothing is written any more, the disk stays at the last commit.
 //	X4  Data is on the device before the commit that refers to it.
+//	X5  A frozen node never changes; its place is not given out before the
+//	    superblock of a later transaction, which dropped it, is durable.
 //
 // # Lock order
 //
-//	FS.writer     one operation or the commit; a channel; I/O allowed
-//	  FS.growth   the chunk tree, device items, system array; a channel; I/O allowed
-//	    refs.mu   the delayed refs; no I/O
-//	    Dirty.mu  the private nodes; no I/O
+//	cycle         taken by whoever commits, from before settling until the commit is durable; I/O allowed
+//	  FS.state    the running transaction: a writer (an operation, settling) or readers (Look); I/O allowed
+//	    FS.growth the chunk tree, device items, system array, map of chunks; a channel; I/O allowed
+//	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu: innermost; no I/O
 //
-// Who holds the writer may wait for a chunk to be made, which takes growth but
-// never the writer. The commit holds growth from the moment at which the chunk
-// tree is final until the next transaction runs.
+// Who holds the state for writing may wait for a chunk to be made, which takes
+// growth but never the state, and never for a commit: so settling, which waits
+// for the state and for growth, comes to its turn, and those who wait for a
+// commit get one.
 package txn

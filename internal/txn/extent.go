@@ -128,16 +128,16 @@ func (f *FS) runHead(ctx context.Context, h *head) error {
 	if err := f.accountExtent(ctx, h, false); err != nil {
 		return err
 	}
-	return f.space.FreeExtent(ctx, r, f.trans)
+	return f.space.FreeExtent(ctx, r, f.Trans())
 }
 
 // insertExtent writes the item of a new extent.
 func (f *FS) insertExtent(ctx context.Context, h *head) error {
 	k := f.extentKeys(h.addr, h.size, h.level)[0]
-	x := extentItem{fs: f, key: k, fresh: true, item: disk.ExtentItem{Generation: f.trans, Flags: disk.ExtentFlagData}}
+	x := extentItem{fs: f, key: k, fresh: true, item: disk.ExtentItem{Generation: f.Trans(), Flags: disk.ExtentFlagData}}
 	if h.level != dataLevel {
 		x.item.Flags = disk.ExtentFlagTreeBlock
-		n := f.dirty.Get(h.addr)
+		n := f.dirty.Private(h.addr)
 		if n == nil {
 			return fmt.Errorf("new tree block %d is not dirty: %w", uint64(h.addr), errInternal)
 		}

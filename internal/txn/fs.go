@@ -15,6 +15,7 @@ import (
 	"gobtrfs/internal/block"
 	"gobtrfs/internal/btree"
 	"gobtrfs/internal/clock"
+	"gobtrfs/internal/lockrank"
 	"gobtrfs/internal/space"
 	"gobtrfs/internal/volume"
 )
@@ -23,13 +24,23 @@ import (
 // disk stays at the last commit and can be read.
 var ErrAborted = errors.New("filesystem aborted, open it again")
 
+// Defaults of Options.
+const (
+	DefaultCommitInterval = 30 * time.Second
+	DefaultDirtyNodeBytes = 128 << 20
+)
+
 // Options of an FS.
 type Options struct {
-	Clock clock.Clock // Default: clock.System.
-	Rand  io.Reader   // for UUIDs. Default: crypto/rand.
+	// Clock is where times come from. With a clock.Manual operations also wait
+	// for every commit that comes before them, so that what is written does not
+	// depend on scheduling. Default: clock.System.
+	Clock clock.Clock
+	Rand  io.Reader // for UUIDs. Default: crypto/rand.
 	// Committed is called at each commit when its superblock is durable, and
 	// before anything that the one before refers to can be overwritten.
-	// An error aborts.
+	// An error aborts. It runs beside operations of the next transaction and
+	// must not start one.
 	Committed func(sb *disk.Superblock) error
 	// Flush is called when space is short, before a commit: to turn promises
 	// for contents that wait in memory into extents. It must not wait for a
@@ -38,12 +49,22 @@ type Options struct {
 	// Replay opens a filesystem with a pending log tree, which the caller then
 	// replays (Replaying). Default: such a filesystem is refused.
 	Replay bool
+	// CommitInterval is how long a change may wait before it is committed
+	// though nobody asks. Negative, or with a clock.Manual: for ever. Default:
+	// DefaultCommitInterval.
+	CommitInterval time.Duration
+	// DirtyNodeBytes is how many bytes of tree blocks a transaction may gather
+	// before it is committed though nobody asks. While the one before is still
+	// being written, operations wait at five quarters of it. Default:
+	// DefaultDirtyNodeBytes.
+	DirtyNodeBytes int64
 	// Space are events of the allocator.
 	Space space.Events
 }
 
-// FS is a filesystem that is open for writing. It is safe for concurrent use;
-// operations take turns.
+// FS is a filesystem that is open for writing. It is safe for concurrent use:
+// operations take turns, readers of the running state share it between them,
+// and a commit is written beside both.
 type FS struct {
 	// Immutable.
 	vol           *volume.Volume
@@ -54,20 +75,28 @@ type FS struct {
 	nodeFSID      disk.UUID
 	chunkTreeUUID disk.UUID
 	hasUUIDGen    bool // the UUID tree is known to be complete
+	inStep        bool // operations wait for commits, so that scheduling does not reach the disk
 
-	writer chan struct{} // a semaphore: one operation or the commit
+	state  rwLock        // of the running transaction: who holds it for writing is "the writer"
 	growth chan struct{} // a semaphore: the chunk tree
 
-	failure      atomic.Pointer[error]
-	abortOnce    sync.Once
-	chunkTouched atomic.Bool // a chunk was made in this transaction
+	failure   atomic.Pointer[error]
+	abortOnce sync.Once
+	// touched says that something changed in the running transaction. Set under
+	// the writer or growth, cleared under both.
+	touched atomic.Bool
+	trans   atomic.Uint64 // the running transaction; changes under the writer and growth
+	cycle   cycle
+	// replaying, not nil: nothing may be committed. Cleared under the writer.
+	replaying atomic.Pointer[Replay]
 
 	dirty *block.Dirty
 	refs  refs
 
-	// Of the writer. trans changes with growth held too.
-	trans      disk.TransID
-	trees      map[disk.ObjectID]*Tree
+	treesMu lockrank.Mutex
+	trees   map[disk.ObjectID]*Tree // protected by treesMu; gaining one needs the state at least for reading
+
+	// Of the writer.
 	root       *Tree
 	extent     *Tree
 	dev        *Tree
@@ -79,8 +108,6 @@ type FS struct {
 	pool       space.Bytes // promised to the running operation
 	committing bool
 	lastSubvol disk.ObjectID // highest id given out
-	touched    bool          // something changed since the last commit
-	replaying  *Replay       // not nil: nothing may be committed
 	changes    uint64        // counts changes, so that a failed operation can say whether it made any
 
 	// Of growth.
@@ -103,19 +130,31 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	if o.CommitInterval == 0 {
+		o.CommitInterval = DefaultCommitInterval
+	}
+	_, manual := o.Clock.(*clock.Manual)
+	if manual {
+		o.CommitInterval = -1
+	}
+	if o.DirtyNodeBytes <= 0 {
+		o.DirtyNodeBytes = DefaultDirtyNodeBytes
+	}
 	sb := v.Super()
 	if why := v.ReadOnly(); len(why) > 0 {
 		return nil, fmt.Errorf("%w: %s", volume.ErrReadOnly, why[0])
 	}
 	f := &FS{
 		vol: v, cache: cache, opts: o, geometry: sb.Geometry(), nodeFSID: sb.NodeFSID(),
-		hasUUIDGen: sb.UUIDTreeGeneration == uint64(sb.Generation),
-		writer:     make(chan struct{}, 1), growth: make(chan struct{}, 1),
-		dirty: block.NewDirty(),
-		trans: sb.Generation + 1, trees: make(map[disk.ObjectID]*Tree), bytesUsed: sb.BytesUsed,
+		hasUUIDGen: sb.UUIDTreeGeneration == uint64(sb.Generation), inStep: manual,
+		growth: make(chan struct{}, 1), dirty: block.NewDirty(),
+		trees: make(map[disk.ObjectID]*Tree), bytesUsed: sb.BytesUsed,
 		super: sb.Clone(), devItems: make(map[disk.DevID]disk.DevItem),
 	}
+	f.trans.Store(uint64(sb.Generation) + 1)
 	f.refs.init()
+	f.treesMu.Init(rankTrees, 0)
+	f.cycle.init(sb.Generation)
 	if err := f.gate(); err != nil {
 		return nil, err
 	}
@@ -129,7 +168,7 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 		return nil, err
 	}
 	if sb.LogRoot != 0 {
-		f.replaying = &Replay{fs: f, fresh: make(map[disk.Logical]int), used: make(map[int]bool)}
+		f.replaying.Store(&Replay{fs: f, fresh: make(map[disk.Logical]int), used: make(map[int]bool)})
 	}
 	return f, nil
 }
@@ -138,7 +177,7 @@ func (f *FS) openSpace(ctx context.Context) error {
 	var err error
 	commit := space.Stage{
 		Name: "commit", Lane: space.LanePatient,
-		Run: func(ctx context.Context, _ *space.Info, _ space.Bytes) error { return f.Commit(ctx) },
+		Run: func(ctx context.Context, _ *space.Info, _ space.Bytes) error { return f.Tidy(ctx) },
 	}
 	data, metadata := []space.Stage{commit}, []space.Stage{commit}
 	if f.opts.Flush != nil {
@@ -163,7 +202,7 @@ func (f *FS) openSpace(ctx context.Context) error {
 	if err := f.loadDevices(ctx); err != nil {
 		return err
 	}
-	f.sizeReserves()
+	f.resizeReserves(f.reserveSizes())
 	f.space.Open()
 	return nil
 }
@@ -290,28 +329,35 @@ func (f *FS) abort(cause error) error {
 // a way on, and returns the error that everybody gets from then on.
 func (f *FS) Fail(cause error) error { return f.abort(cause) }
 
-// Close ends all work. What was not committed is lost.
+// Close ends all work, once a commit that is being written is done. What was
+// not committed is lost.
 func (f *FS) Close() {
+	f.cycle.close()
 	f.abort(space.ErrClosed)
 	f.space.Close()
 }
 
-// Look runs a function that changes nothing while no operation runs.
+// Look runs a function that changes nothing while no operation runs. Others
+// may look at the same time, and a commit be written; the function must not
+// call Look, Do or Commit.
 func (f *FS) Look(ctx context.Context, look func(ctx context.Context) error) error {
-	if err := f.lockWriter(ctx); err != nil {
+	if err := f.state.RLock(ctx); err != nil {
 		return err
 	}
-	defer f.unlockWriter()
+	defer f.state.RUnlock()
+	if err := f.Err(); err != nil {
+		return err
+	}
 	return look(ctx)
 }
 
-// Running is the nodes as the running transaction sees them. Trees that are
-// read through it are those of whoever holds the writer.
+// Running is the nodes as the running transaction sees them. Trees are read
+// through it by the writer, or inside Look.
 func (f *FS) Running() *block.Cache { return f.cache.Over(f.dirty) }
 
 // RootTree is the tree of roots.
 //
-// REQUIRES: the writer.
+// REQUIRES: the writer, or Look for reading.
 func (f *FS) RootTree() *Tree { return f.root }
 
 // Space is the allocator.
@@ -320,10 +366,9 @@ func (f *FS) Space() *space.FS { return f.space }
 // Volume is the devices.
 func (f *FS) Volume() *volume.Volume { return f.vol }
 
-// Trans is the running transaction.
-//
-// REQUIRES: the writer.
-func (f *FS) Trans() disk.TransID { return f.trans }
+// Trans is the running transaction. It stays the same for as long as the
+// caller is inside Do or Look.
+func (f *FS) Trans() disk.TransID { return disk.TransID(f.trans.Load()) }
 
 // NeedIncompat sets an incompatible feature in the next commit's superblock.
 //
@@ -334,7 +379,7 @@ func (f *FS) NeedIncompat(ctx context.Context, flag uint64) error {
 	}
 	defer f.unlockGrowth()
 	f.super.IncompatFlags |= flag
-	f.touched = true
+	f.touch()
 	return nil
 }
 
@@ -372,17 +417,15 @@ func acquire(ctx context.Context, sem chan struct{}) error {
 }
 
 func (f *FS) lockWriter(ctx context.Context) error {
-	if err := acquire(ctx, f.writer); err != nil {
+	if err := f.state.Lock(ctx); err != nil {
 		return err
 	}
 	if err := f.Err(); err != nil {
-		<-f.writer
+		f.state.Unlock()
 		return err
 	}
 	return nil
 }
-
-func (f *FS) unlockWriter() { <-f.writer }
 
 func (f *FS) lockGrowth(ctx context.Context) error { return acquire(ctx, f.growth) }
 
@@ -410,7 +453,7 @@ func (t *Tree) note(err error) error {
 	}
 	if t.id != disk.TreeChunk {
 		t.fs.changes++
-		t.fs.touched = true
+		t.fs.touch()
 	}
 	return err
 }

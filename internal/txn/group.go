@@ -112,9 +112,21 @@ func (f *FS) writeGroups(ctx context.Context) (changed bool, err error) {
 
 // removeUnused takes groups that nothing uses out of the filesystem, but for
 // one spare of each kind, and says how many. Their places on the devices can be
-// used again after the next commit. The writer must be held.
+// used again after the next commit.
 func (f *FS) removeUnused(ctx context.Context) (removed int, err error) {
-	for _, sg := range f.space.Unused() {
+	unused := f.space.Unused()
+	if len(unused) == 0 {
+		return 0, nil
+	}
+	if err := f.lockWriter(ctx); err != nil {
+		for _, sg := range unused {
+			sg.KeepAfterAll()
+		}
+		return 0, err
+	}
+	defer f.state.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	for _, sg := range unused {
 		ok, err := f.removeGroup(ctx, sg)
 		if err != nil {
 			return removed, f.abort(fmt.Errorf("remove block group %d: %w", uint64(sg.Chunk().Start), err))
@@ -146,7 +158,7 @@ func (f *FS) removeGroup(ctx context.Context, sg *space.Group) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	f.touched = true
+	f.touch()
 	for _, s := range c.Stripes {
 		k := disk.Key{ObjectID: disk.ObjectID(s.Dev), Type: disk.KeyDevExtent, Offset: uint64(s.Off)}
 		if err := f.dev.Delete(ctx, k); err != nil {
@@ -160,5 +172,5 @@ func (f *FS) removeGroup(ctx context.Context, sg *space.Group) (bool, error) {
 		return false, err
 	}
 	f.groups = slices.DeleteFunc(f.groups, func(o *group) bool { return o == g })
-	return true, sg.Remove(f.trans)
+	return true, sg.Remove(f.Trans())
 }

@@ -22,7 +22,7 @@ type Replay struct {
 
 // Replaying is the replay that the filesystem was opened for
 // (Options.Replay), nil if there is no log.
-func (f *FS) Replaying() *Replay { return f.replaying }
+func (f *FS) Replaying() *Replay { return f.replaying.Load() }
 
 // Take says that the log has a node, or a reference to an extent, here. All
 // calls come before the first change.
@@ -76,9 +76,9 @@ func (r *Replay) Finish(ctx context.Context) error {
 	if err := f.lockWriter(ctx); err != nil {
 		return err
 	}
-	f.replaying = nil
-	f.touched = true // even if nothing changed: the log must go
-	f.unlockWriter()
+	f.replaying.Store(nil)
+	f.touch() // even if nothing changed: the log must go
+	f.state.Unlock()
 	if err := f.Commit(ctx); err != nil {
 		return err
 	}

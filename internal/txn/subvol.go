@@ -40,20 +40,22 @@ func (f *FS) NewTree(ctx context.Context, id disk.ObjectID, item disk.RootItem) 
 
 // enterTree makes a tree with its first root known.
 func (f *FS) enterTree(ctx context.Context, t *Tree, k disk.Key, item disk.RootItem, root disk.Node) error {
-	r := btree.Root{ID: t.id, Bytenr: root.Bytenr(), Level: root.Level(), Generation: f.trans}
+	r := btree.Root{ID: t.id, Bytenr: root.Bytenr(), Level: root.Level(), Generation: f.Trans()}
 	t.Editor = btree.Edit(source{t}, r, f.geometry.NodeSize)
 	used := t.item.BytesUsed
 	t.key, t.item, t.written = k, item, r
 	t.item.Bytenr, t.item.Level, t.item.BytesUsed = r.Bytenr, uint8(r.Level), max(used, item.BytesUsed)
-	t.item.Generation, t.item.GenerationV2 = f.trans, f.trans
+	t.item.Generation, t.item.GenerationV2 = f.Trans(), f.Trans()
+	f.treesMu.Lock()
 	f.trees[t.id] = t
+	f.treesMu.Unlock()
 	return f.root.Insert(ctx, k, t.item.Append(nil))
 }
 
-// Clean says whether nothing of a tree was changed since the last commit.
+// Clean says whether the running transaction has changed nothing of a tree.
 //
 // REQUIRES: the writer.
-func (f *FS) Clean(t *Tree) bool { return f.dirty.Get(t.Root().Bytenr) == nil }
+func (f *FS) Clean(t *Tree) bool { return f.dirty.Private(t.Root().Bytenr) == nil }
 
 // CopyTree makes a snapshot of a tree that is clean: a new root that points to
 // the same children. From now on nodes of src that are not newer than this
@@ -69,7 +71,7 @@ func (f *FS) CopyTree(ctx context.Context, src *Tree, id disk.ObjectID, item dis
 	if err := src.note(err); err != nil {
 		return nil, err
 	}
-	src.item.LastSnapshot = f.trans
+	src.item.LastSnapshot = f.Trans()
 	src.Touch()
 	t := f.newTree(id, btree.Root{})
 	root, err := source{t}.New(ctx, id, old.Level())
@@ -80,8 +82,8 @@ func (f *FS) CopyTree(ctx context.Context, src *Tree, id disk.ObjectID, item dis
 	if err := f.modRefs(t, root, 0, 1); err != nil {
 		return nil, err
 	}
-	item.LastSnapshot = f.trans
-	k := disk.Key{ObjectID: id, Type: disk.KeyRootItem, Offset: uint64(f.trans)}
+	item.LastSnapshot = f.Trans()
+	k := disk.Key{ObjectID: id, Type: disk.KeyRootItem, Offset: f.trans.Load()}
 	return t, f.enterTree(ctx, t, k, item, root)
 }
 
@@ -99,7 +101,7 @@ func (f *FS) DropSome(ctx context.Context, t *Tree, n int) (done bool, err error
 		if !empty {
 			continue
 		}
-		root := f.dirty.Get(t.Root().Bytenr)
+		root := f.dirty.Private(t.Root().Bytenr)
 		if root == nil {
 			return false, fmt.Errorf("root of dropped tree %v is not private: %w", t.id, errInternal)
 		}
@@ -190,11 +192,4 @@ func (t *Tree) disown(ctx context.Context, c btree.Child) error {
 		}
 	}
 	return nil
-}
-
-// RunCommitted is Do on a state that has just been committed, so that all
-// trees are clean.
-func (f *FS) RunCommitted(ctx context.Context, op Operation) error {
-	op.afterCommit = true
-	return f.run(ctx, op)
 }

@@ -35,7 +35,7 @@ func (t *Tree) Item() *disk.RootItem { return &t.item }
 // Touch has the root item written at commit.
 func (t *Tree) Touch() {
 	t.changed = true
-	t.fs.touched = true
+	t.fs.touch()
 	t.fs.changes++
 }
 
@@ -51,9 +51,9 @@ func (f *FS) newTree(id disk.ObjectID, root btree.Root) *Tree {
 
 // Tree finds a tree by its id. The error wraps syscall.ENOENT if there is none.
 //
-// REQUIRES: the writer.
+// REQUIRES: the writer, or Look for reading.
 func (f *FS) Tree(ctx context.Context, id disk.ObjectID) (*Tree, error) {
-	if t := f.trees[id]; t != nil && !t.gone {
+	if t := f.knownTree(id); t != nil && !t.gone {
 		return t, nil
 	}
 	it, ok, err := f.root.Floor(ctx, disk.Key{ObjectID: id, Type: disk.KeyRootItem, Offset: 1<<64 - 1})
@@ -69,8 +69,19 @@ func (f *FS) Tree(ctx context.Context, id disk.ObjectID) (*Tree, error) {
 	}
 	t := f.newTree(id, btree.Root{Bytenr: item.Bytenr, Level: int(item.Level), Generation: item.Generation})
 	t.key, t.item = it.Key, item
+	f.treesMu.Lock()
+	defer f.treesMu.Unlock()
+	if o := f.trees[id]; o != nil && !o.gone {
+		return o, nil // another reader was faster
+	}
 	f.trees[id] = t
 	return t, nil
+}
+
+func (f *FS) knownTree(id disk.ObjectID) *Tree {
+	f.treesMu.Lock()
+	defer f.treesMu.Unlock()
+	return f.trees[id]
 }
 
 // source is a Tree as its Editor's source of nodes.
@@ -78,8 +89,8 @@ type source struct{ t *Tree }
 
 // Read implements btree.Source.
 func (s source) Read(ctx context.Context, addr disk.Logical, e block.Expect) (disk.Node, bool, error) {
-	if n := s.t.fs.dirty.Get(addr); n != nil {
-		return n, true, nil
+	if n, private := s.t.fs.dirty.Get(addr); n != nil {
+		return n, private, nil
 	}
 	n, err := s.t.fs.cache.Get(ctx, addr, e)
 	return n, false, err
@@ -92,11 +103,11 @@ func (s source) New(ctx context.Context, id disk.ObjectID, level int) (disk.Node
 	if err != nil {
 		return nil, err
 	}
-	if f.dirty.Get(r.Start) != nil {
+	if n, _ := f.dirty.Get(r.Start); n != nil {
 		return nil, fmt.Errorf("tree block %d was given out twice: %w", uint64(r.Start), errInternal)
 	}
 	n := make(disk.Node, f.geometry.NodeSize)
-	n.InitHeader(r.Start, f.nodeFSID, f.chunkTreeUUID, f.trans, id, level)
+	n.InitHeader(r.Start, f.nodeFSID, f.chunkTreeUUID, f.Trans(), id, level)
 	f.dirty.Add(n)
 	f.refs.add(r.Start, uint64(len(n)), level, treeRef(id, 0), 1, true)
 	s.t.item.BytesUsed += uint64(len(n))
