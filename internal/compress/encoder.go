@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/adler32"
-	"runtime"
-	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/zstd"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/lzo"
+	"gobtrfs/internal/zstd"
 )
 
 // An Encoder compresses extents with one algorithm at one level. It is safe for
@@ -22,14 +20,11 @@ import (
 // and Linux reads it.
 //
 // Memory, per goroutine inside Compress and kept for the next: lzo 32 KiB, zlib
-// 1.5 MiB (twice that at level 9). zstd makes GOMAXPROCS encoders at its first
-// use, of 1 MiB each at levels up to 2, 1.5 MiB to 6, 5 MiB to 11 (at most 16)
-// and 36 MiB above (at most 4); further callers wait.
+// 1.5 MiB (twice that at level 9), zstd 1.3 MiB.
 type Encoder struct {
 	spec       Spec
 	sectorSize int
-	zstd       *zstd.Encoder
-	pool       sync.Pool // *deflater or *lzo.Compressor
+	pool       sync.Pool // *deflater, *lzo.Compressor or *zstd.Encoder
 }
 
 // NewEncoder makes an encoder for a filesystem with this sector size. The spec
@@ -57,32 +52,11 @@ func NewEncoder(spec Spec, sectorSize int) (*Encoder, error) {
 	case disk.CompressLZO:
 		e.pool.New = func() any { return new(lzo.Compressor) }
 	case disk.CompressZstd:
-		class, callers := zstdClass(level)
-		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(class), zstd.WithWindowSize(maxWindow),
-			zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(callers))
-		if err != nil {
-			return nil, err
-		}
-		e.zstd = z
+		e.pool.New = func() any { return zstd.NewEncoder(level) }
 	default:
 		return nil, errors.New("no compression to encode with")
 	}
 	return e, nil
-}
-
-// zstdClass maps the fifteen levels of zstd (and the negative ones) to the four
-// of the encoder, and says how many may run at once.
-func zstdClass(level int) (zstd.EncoderLevel, int) {
-	procs := runtime.GOMAXPROCS(0)
-	switch {
-	case level <= 2:
-		return zstd.SpeedFastest, procs
-	case level <= 6:
-		return zstd.SpeedDefault, procs
-	case level <= 11:
-		return zstd.SpeedBetterCompression, min(procs, 16)
-	}
-	return zstd.SpeedBestCompression, min(procs, 4)
 }
 
 // Spec is what the encoder was made with.
@@ -128,7 +102,9 @@ func (e *Encoder) compress(dst, src []byte, limit int) ([]byte, bool) {
 		defer e.pool.Put(c)
 		out = e.compressLZO(c, dst, src, limit)
 	case disk.CompressZstd:
-		out = e.zstd.EncodeAll(src, slices.Grow(dst, limit))
+		z := e.pool.Get().(*zstd.Encoder)
+		defer e.pool.Put(z)
+		out, _ = z.Encode(dst, src)
 	}
 	if n := len(out) - begin; n == 0 || n > limit {
 		return out[:begin], false
