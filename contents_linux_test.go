@@ -139,6 +139,16 @@ func (c *contents) step() string {
 		return what("punch")
 	case 9:
 		keep := c.rnd.IntN(2) == 0
+		if c.rnd.IntN(2) == 0 {
+			must(c.t, c.e.ZeroRange(ctx, name, off, int64(n), keep))
+			if !keep {
+				c.want[name] = grown(old, int(off)+n)
+			}
+			if b := c.want[name]; int(off) < len(b) {
+				clear(b[off:min(len(b), int(off)+n)])
+			}
+			return what("zero")
+		}
 		must(c.t, c.e.Allocate(ctx, name, off, int64(n), keep))
 		if !keep {
 			c.want[name] = grown(old, int(off)+n)

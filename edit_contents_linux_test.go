@@ -188,6 +188,12 @@ func contentOps() []opKind {
 		falloc("allocatekeep", 1, unix.FALLOC_FL_KEEP_SIZE, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return w.Allocate(ctx, o.path, o.off, o.n, true)
 		}),
+		falloc("zero", 1, unix.FALLOC_FL_ZERO_RANGE, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			return w.ZeroRange(ctx, o.path, o.off, o.n, false)
+		}),
+		falloc("zerokeep", 1, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			return w.ZeroRange(ctx, o.path, o.off, o.n, true)
+		}),
 		falloc("punch", 2, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return w.PunchHole(ctx, o.path, o.off, o.n)
 		}),

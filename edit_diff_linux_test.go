@@ -68,11 +68,26 @@ func TestEditsBesideKernel(t *testing.T) {
 	}
 }
 
+// writeWays are mount options and what they are in Options. Compression without
+// force would mark other files as not worth it than Linux does.
+var writeWays = []struct {
+	mount   string
+	options btrfs.Options
+}{
+	{"", btrfs.Options{}},
+	{"compress-force=zstd:1", btrfs.Options{Compress: "zstd:1", CompressForce: true}},
+	{"nodatacow", btrfs.Options{NoDataCow: true}},
+	{"compress-force=lzo", btrfs.Options{Compress: "lzo", CompressForce: true, DirtyBytes: 1 << 20}},
+	{"nodatasum", btrfs.Options{NoDataSum: true}},
+}
+
 func editRound(t *testing.T, gen opMaker, ours, theirs string, round int) {
 	t.Helper()
 	ctx := context.Background()
-	m := mount(t, "", theirs)
-	f, e := openWritable(t, ours)
+	// Both write contents in the same way.
+	way := writeWays[(uint64(round)+*editSeed)%uint64(len(writeWays))]
+	m := mount(t, way.mount, theirs)
+	f, e := openWith(t, ours, way.options)
 	k, w := &kernelSide{dir: m.Dir}, &ourSide{Editor: e, w: f.Writer()}
 	t.Cleanup(k.close)
 	var log []string

@@ -165,8 +165,9 @@ func (m *opMaker) size() int64 {
 // bytes is contents of a file.
 func (m *opMaker) bytes(n int64) []byte {
 	b := make([]byte, n)
+	letters := []uint32{256, 256, 4, 1}[m.rnd.IntN(4)] // some of it compresses
 	for i := range b {
-		b[i] = byte(m.rnd.Uint32())
+		b[i] = byte(m.rnd.Uint32N(letters))
 	}
 	return b
 }
@@ -176,7 +177,7 @@ func (m *opMaker) next() *fileOp {
 		m.kinds = opKinds()
 		if m.holes {
 			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool {
-				return strings.HasPrefix(k.name, "snapshot") || k.name == "allocatekeep"
+				return strings.HasPrefix(k.name, "snapshot") || k.name == "allocatekeep" || k.name == "zerokeep"
 			})
 		}
 		for _, k := range m.kinds {

@@ -303,6 +303,13 @@ func (e *Editor) WriteFrom(ctx context.Context, path string, r io.Reader, off in
 	buf := make([]byte, 64<<10)
 	for {
 		m, readErr := io.ReadFull(r, buf)
+		if readErr == nil && n == 0 && len(buf) < copyBuffer {
+			// More than a little: read on, and write long extents.
+			have := m
+			buf = append(make([]byte, 0, copyBuffer), buf...)[:copyBuffer]
+			m, readErr = io.ReadFull(r, buf[have:])
+			m += have
+		}
 		k, err := e.fs.w.WriteAt(ctx, sub, ino, buf[:m], uint64(off+n))
 		n += int64(k)
 		switch {
@@ -312,11 +319,6 @@ func (e *Editor) WriteFrom(ctx context.Context, path string, r io.Reader, off in
 			return n, nil
 		case readErr != nil:
 			return n, pathError("read for", path, readErr)
-		case n == int64(len(buf)) && len(buf) < copyBuffer:
-			// More than a little: write it in large extents.
-			buf = make([]byte, copyBuffer-len(buf))
-		case len(buf) < copyBuffer:
-			buf = make([]byte, copyBuffer)
 		}
 	}
 }
@@ -350,6 +352,19 @@ func (e *Editor) Allocate(ctx context.Context, path string, off, n int64, keepSi
 		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
 	}
 	return pathError("allocate", path, err)
+}
+
+// ZeroRange makes a range of a regular file read as zeros and gives it space
+// that is not written yet, as fallocate(2) with FALLOC_FL_ZERO_RANGE does.
+func (e *Editor) ZeroRange(ctx context.Context, path string, off, n int64, keepSize bool) error {
+	sub, ino, err := e.at(ctx, path)
+	if err == nil && (off < 0 || n <= 0) {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = e.fs.w.ZeroRange(ctx, sub, ino, uint64(off), uint64(n), keepSize)
+	}
+	return pathError("zero a range of", path, err)
 }
 
 // PunchHole makes a range of a regular file read as zeros and gives its space

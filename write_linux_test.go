@@ -12,8 +12,14 @@ import (
 // openWritable opens an image for writing.
 func openWritable(t *testing.T, image string) (*btrfs.FS, *btrfs.Editor) {
 	t.Helper()
+	return openWith(t, image, btrfs.Options{})
+}
+
+func openWith(t *testing.T, image string, o btrfs.Options) (*btrfs.FS, *btrfs.Editor) {
+	t.Helper()
 	ctx := context.Background()
-	f, err := btrfs.Open(ctx, image, btrfs.Options{Writable: true})
+	o.Writable = true
+	f, err := btrfs.Open(ctx, image, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -290,7 +290,7 @@ func (f *pendingFile) mayWriteLocked(off uint64) error {
 // learn reads the inode of a file that is to be written.
 func (w *Writer) learn(ctx context.Context, f *pendingFile) error {
 	return w.tx.Look(ctx, func(ctx context.Context) error {
-		e, err := w.editable(ctx, f.key.sub)
+		e, err := w.edit(ctx, f.key.sub)
 		if err != nil {
 			return err
 		}

@@ -198,8 +198,8 @@ func (f *fileEdit) zeroTail(ctx context.Context, size uint64) error {
 	return f.overwrite(ctx, [][]byte{buf}, from)
 }
 
-// PunchHole makes a range of a file read as zeros and gives its space back.
-// The size stays.
+// PunchHole makes a range of a file read as zeros and gives its space back, in
+// several operations if it has many extents. The size stays.
 func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
 	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
 		return fmt.Errorf("hole of %d bytes at %d: %w", n, off, syscall.EINVAL)
@@ -209,39 +209,60 @@ func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n u
 		return err
 	}
 	defer w.unlock(held)
-	return w.doData(ctx, sub, itemsWrite+truncateBatch, 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
-		item, err := f.open(ctx, ino)
+	return w.punch(ctx, sub, ino, off, n)
+}
+
+// punch is PunchHole of a file that is settled.
+func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
+	stop := off + n // what lies behind is done
+	for done := false; !done; {
+		err := w.doData(ctx, sub, itemsWrite+truncateBatch, 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
+			if _, err := f.open(ctx, ino); err != nil {
+				return err
+			}
+			var err error
+			stop, done, err = f.punch(ctx, off, off+n, stop)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		sector := w.tx.SectorSize()
-		end := min(off+n, roundUp(item.Size, sector))
-		inline, err := f.isInline(ctx)
-		if err != nil || off >= end {
-			return err
+	}
+	return nil
+}
+
+// punch takes away what the file has between off and end, in front of stop, as
+// far as truncateBatch reaches. It says where it stopped, and whether it is
+// done.
+func (f *fileEdit) punch(ctx context.Context, off, end, stop uint64) (next uint64, done bool, err error) {
+	sector := f.w.tx.SectorSize()
+	end = min(end, roundUp(f.item.Size, sector))
+	inline, err := f.isInline(ctx)
+	if err != nil || off >= end {
+		return 0, true, err
+	}
+	from, to := roundUp(off, sector), end/sector*sector
+	if inline || from >= to {
+		return 0, true, f.zero(ctx, off, min(end, f.item.Size))
+	}
+	if next, err = f.dropSome(ctx, from, min(to, stop), truncateBatch); err != nil {
+		return 0, false, err
+	}
+	if next > from {
+		f.item.Mtime, f.item.Ctime = f.now, f.now
+		return next, false, f.putInode(ctx, f.ino, &f.item)
+	}
+	if !f.noHoles() {
+		if err := f.insertHoles(ctx, from, to); err != nil {
+			return 0, false, err
 		}
-		if inline {
-			return f.zero(ctx, off, min(end, item.Size))
+	}
+	if off < from {
+		if err := f.zero(ctx, off, from); err != nil {
+			return 0, false, err
 		}
-		from, to := roundUp(off, sector), end/sector*sector
-		if from >= to {
-			return f.zero(ctx, off, min(end, item.Size))
-		}
-		if err := f.drop(ctx, from, to); err != nil {
-			return err
-		}
-		if !f.noHoles() {
-			if err := f.insertHoles(ctx, from, to); err != nil {
-				return err
-			}
-		}
-		if off < from {
-			if err := f.zero(ctx, off, from); err != nil {
-				return err
-			}
-		}
-		return f.zero(ctx, to, min(end, item.Size))
-	})
+	}
+	return 0, true, f.zero(ctx, to, min(end, f.item.Size))
 }
 
 // zero writes zeros between two offsets that are a few sectors apart, where
@@ -271,46 +292,46 @@ const maxPrealloc = 256 << 20
 // Allocate gives space to the holes of a range, which goes on to read as
 // zeros. Unless keepSize is set the file reaches to the range's end at least.
 func (w *Writer) Allocate(ctx context.Context, sub, ino disk.ObjectID, off, n uint64, keepSize bool) error {
+	return w.allocate(ctx, sub, ino, off, n, keepSize, false)
+}
+
+// ZeroRange is Allocate that makes the whole range read as zeros.
+func (w *Writer) ZeroRange(ctx context.Context, sub, ino disk.ObjectID, off, n uint64, keepSize bool) error {
+	return w.allocate(ctx, sub, ino, off, n, keepSize, true)
+}
+
+func (w *Writer) allocate(ctx context.Context, sub, ino disk.ObjectID, off, n uint64, keepSize, zero bool) error {
 	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
 		return fmt.Errorf("allocation of %d bytes at %d: %w", n, off, syscall.EINVAL)
 	}
+	sector := w.tx.SectorSize()
+	end := off + n
+	// All is promised before anything is given up or made.
+	avail := roundUp(end, sector) - off/sector*sector + 2*sector
+	if err := w.tx.ReserveData(ctx, avail, space.ClassNormal); err != nil {
+		return err
+	}
+	defer func() { w.tx.ReleaseData(avail) }()
 	held, err := w.settle(ctx, fileKey{sub, ino})
 	if err != nil {
 		return err
 	}
 	defer w.unlock(held)
-	sector := w.tx.SectorSize()
-	for end := off + n; off < end; {
+	if zero {
+		if err := w.punch(ctx, sub, ino, off, n); err != nil {
+			return err
+		}
+	}
+	for off < end {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		stop := min(end, off/sector*sector+maxPrealloc)
-		err := w.doData(ctx, sub, itemsWrite+truncateBatch, roundUp(stop, sector)-off/sector*sector+sector, func(ctx context.Context, f *fileEdit) error {
+		err := w.doPaid(ctx, sub, itemsWrite+truncateBatch, &avail, func(ctx context.Context, f *fileEdit) error {
 			if _, err := f.open(ctx, ino); err != nil {
 				return err
 			}
-			if inline, err := f.isInline(ctx); err != nil {
-				return err
-			} else if inline {
-				if err := f.uninline(ctx); err != nil {
-					return err
-				}
-			}
-			if err := f.preallocate(ctx, off/sector*sector, roundUp(stop, sector)); err != nil {
-				return err
-			}
-			if !keepSize && stop > f.item.Size {
-				if err := f.clearTail(ctx); err != nil {
-					return err
-				}
-				if err := f.fillGap(ctx, roundUp(stop, sector)); err != nil {
-					return err
-				}
-				f.item.Size = stop
-			}
-			f.item.Flags |= disk.InodePrealloc
-			f.item.Ctime = f.now
-			return f.putInode(ctx, ino, &f.item)
+			return f.allocate(ctx, off, stop, keepSize)
 		})
 		if err != nil {
 			return err
@@ -318,6 +339,33 @@ func (w *Writer) Allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 		off = stop
 	}
 	return nil
+}
+
+// allocate preallocates a range and writes the inode.
+func (f *fileEdit) allocate(ctx context.Context, off, end uint64, keepSize bool) error {
+	sector := f.w.tx.SectorSize()
+	if inline, err := f.isInline(ctx); err != nil {
+		return err
+	} else if inline {
+		if err := f.uninline(ctx); err != nil {
+			return err
+		}
+	}
+	if err := f.preallocate(ctx, off/sector*sector, roundUp(end, sector)); err != nil {
+		return err
+	}
+	if !keepSize && end > f.item.Size {
+		if err := f.clearTail(ctx); err != nil {
+			return err
+		}
+		if err := f.fillGap(ctx, roundUp(end, sector)); err != nil {
+			return err
+		}
+		f.item.Size = end
+	}
+	f.item.Flags |= disk.InodePrealloc
+	f.item.Ctime = f.now
+	return f.putInode(ctx, f.ino, &f.item)
 }
 
 // preallocate fills the holes between two multiples of the sector size.

@@ -119,15 +119,23 @@ func (w *Writer) doData(ctx context.Context, sub disk.ObjectID, items int, n uin
 	if err := w.tx.ReserveData(ctx, n, space.ClassNormal); err != nil {
 		return err
 	}
-	f := fileEdit{avail: &n}
 	defer func() { w.tx.ReleaseData(n) }()
-	return w.do(ctx, sub, items, space.ClassNormal, func(ctx context.Context, e *edit) error {
-		f.edit = e
-		return op(ctx, &f)
+	return w.doPaid(ctx, sub, items, &n, op)
+}
+
+// doPaid is doData with a promise that the caller has and gives back.
+func (w *Writer) doPaid(ctx context.Context, sub disk.ObjectID, items int, avail *uint64, op func(ctx context.Context, f *fileEdit) error) error {
+	return w.tx.Do(ctx, items, space.ClassNormal, func(ctx context.Context) error {
+		e, err := w.edit(ctx, sub)
+		if err != nil {
+			return err
+		}
+		return op(ctx, &fileEdit{edit: e, avail: avail})
 	})
 }
 
-// open reads the inode of a regular file that is to be changed.
+// open reads the inode of a regular file that is to be changed. It finds what
+// is against that in the order in which Linux does.
 func (f *fileEdit) open(ctx context.Context, ino disk.ObjectID) (*disk.InodeItem, error) {
 	item, err := f.inode(ctx, ino)
 	if err != nil {
@@ -142,6 +150,8 @@ func (f *fileEdit) open(ctx context.Context, ino disk.ObjectID) (*disk.InodeItem
 		return nil, fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
 	case item.Flags&disk.InodeROVerity != 0:
 		return nil, fmt.Errorf("inode %d is sealed by fs-verity: %w", uint64(ino), syscall.EPERM)
+	case f.t.Item().Flags&disk.RootSubvolReadOnly != 0:
+		return nil, fmt.Errorf("subvolume %d: %w", uint64(f.t.ID()), syscall.EROFS)
 	}
 	f.ino, f.item = ino, item
 	return &f.item, nil
@@ -364,19 +374,26 @@ func (f *fileEdit) insertExtent(ctx context.Context, addr disk.Logical, n, off u
 // the sector size. An extent that reaches into the range is cut; one that
 // reaches beyond both ends is then used twice.
 func (f *fileEdit) drop(ctx context.Context, from, to uint64) error {
-	for {
+	_, err := f.dropSome(ctx, from, to, math.MaxInt)
+	return err
+}
+
+// dropSome is drop that begins with the last extent and stops after most of
+// them. It says in front of what there is more to do: from or less if nothing.
+func (f *fileEdit) dropSome(ctx context.Context, from, to uint64, most int) (next uint64, err error) {
+	for range most {
 		it, ext, ok, err := f.last(ctx, to)
 		if err != nil || !ok || ext.End <= from {
-			return err
+			return from, err
 		}
 		if err := f.cut(ctx, it, &ext, from, to); err != nil {
-			return err
+			return to, err
 		}
-		if ext.Start <= from {
-			return nil
+		if to = ext.Start; to <= from {
+			return from, nil
 		}
-		to = ext.Start
 	}
+	return to, nil
 }
 
 // last is the last extent that starts before an offset.
