@@ -51,15 +51,12 @@ func (f *fileEdit) encoder(ctx context.Context) (enc *compress.Encoder, force, k
 
 // property is the algorithm that the file's property names.
 func (f *fileEdit) property(ctx context.Context) (disk.Compression, error) {
-	value, ok, err := f.getXattr(ctx, f.ino, propCompression)
-	if err != nil || !ok {
+	name, err := f.inheritedCompression(ctx, f.ino)
+	if err != nil || name == "" {
 		return disk.CompressNone, err
 	}
-	spec, err := compress.ParseSpec(string(value))
-	if err != nil {
-		return disk.CompressNone, nil // of a later Linux: any algorithm is right
-	}
-	return spec.Algorithm, nil
+	spec, err := compress.ParseSpec(name)
+	return spec.Algorithm, err
 }
 
 // codec is the encoder for a spec, of which there is one.

@@ -75,6 +75,12 @@ func checkFlags(old, flags uint32) error {
 // btrfs.compression; copy-on-write changes only for empty files, others keep
 // what they have.
 func (w *Writer) SetFlags(ctx context.Context, sub, ino disk.ObjectID, flags uint32) error {
+	// What is written stays with the flags that it was written under.
+	held, err := w.settle(ctx, fileKey{sub, ino})
+	if err != nil {
+		return err
+	}
+	defer w.unlock(held)
 	return w.do(ctx, sub, 4, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		item, err := e.inode(ctx, ino)
 		if err != nil {
@@ -110,6 +116,9 @@ func (w *Writer) SetFlags(ctx context.Context, sub, ino disk.ObjectID, flags uin
 		value := ""
 		if flags&flagCompress != 0 {
 			value = "zlib" // as a mount without options has it
+			if c := e.w.opts.Compress.Algorithm; c != disk.CompressNone {
+				value = c.String()
+			}
 		}
 		if err := e.writeCompression(ctx, ino, &item, value); err != nil {
 			return err
