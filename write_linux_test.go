@@ -35,7 +35,7 @@ func openWith(t *testing.T, image string, o btrfs.Options) (*btrfs.FS, *btrfs.Ed
 	return f, e
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
