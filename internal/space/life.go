@@ -163,7 +163,8 @@ func (g *Group) Remove(t disk.TransID) error {
 	g.hint.Store(0)
 	g.account(counters{total: -g.chunk.Length, readOnly: -g.chunk.Length}, 0)
 	g.mu.Unlock()
-	fs.unpublish(g)
+	// First among those that leave, then not among the groups: whoever looks
+	// for the highest chunk meanwhile finds it in one place or the other.
 	fs.devMu.Lock()
 	for _, s := range g.chunk.Stripes {
 		if d := fs.deviceLocked(s.Dev); d != nil {
@@ -175,6 +176,7 @@ func (g *Group) Remove(t disk.TransID) error {
 	}
 	fs.leaving = append(fs.leaving, leaving{t, g.chunk})
 	fs.devMu.Unlock()
+	fs.unpublish(g)
 	g.info.mu.Lock()
 	g.info.stats.ChunksRemoved++
 	g.info.mu.Unlock()
