@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/btree"
 	"gobtrfs/internal/space"
 )
 
@@ -27,7 +28,8 @@ type sealed struct {
 	super    *disk.Superblock
 	devItems map[disk.DevID]disk.DevItem
 	leaving  []disk.Logical // chunks that are not needed when it is durable
-	reserves reserves       // what they should hold when it is durable
+	extents  btree.Root
+	reserves reserves // what they should hold when it is durable
 }
 
 // seal settles the running transaction, freezes it and starts the next one.
@@ -55,6 +57,8 @@ func (f *FS) seal(ctx context.Context) (*sealed, error) {
 	maps.DeleteFunc(f.trees, func(_ disk.ObjectID, t *Tree) bool { return t.gone })
 	f.treesMu.Unlock()
 	f.dirty.Freeze()
+	s.extents = f.extent.Root()
+	f.kept.Store(&keptRoots{(*f.kept.Load())[0], s.extents})
 	f.nextTransaction()
 	s.reserves = f.reserveSizes()
 	return s, nil
@@ -95,6 +99,7 @@ func (f *FS) writeSealed(ctx context.Context, s *sealed) error {
 			return err
 		}
 	}
+	f.kept.Store(&keptRoots{s.extents})
 	if err := f.dropChunks(ctx, s.leaving); err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ func (f *FS) AllocData(ctx context.Context, want, least uint64) (disk.Logical, u
 	r, err := f.space.Data().AllocExtent(ctx, space.ExtentRequest{
 		Want: space.Bytes(min(want, MaxDataExtent)), Min: space.Bytes(least),
 	})
+	if err == nil {
+		err = f.checkUnused(ctx, r)
+	}
 	return r.Start, uint64(r.Length), err
 }
 

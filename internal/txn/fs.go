@@ -87,6 +87,7 @@ type FS struct {
 	touched atomic.Bool
 	trans   atomic.Uint64 // the running transaction; changes under the writer and growth
 	cycle   cycle
+	kept    atomic.Pointer[keptRoots]
 	// replaying, not nil: nothing may be committed. Cleared under the writer.
 	replaying atomic.Pointer[Replay]
 
@@ -225,6 +226,7 @@ func (f *FS) loadTrees(ctx context.Context) error {
 	if f.csum, err = f.Tree(ctx, disk.TreeCsum); err != nil {
 		return err
 	}
+	f.kept.Store(&keptRoots{f.extent.Root()})
 	f.groupTree = f.extent
 	if sb.CompatROFlags&disk.CompatROBlockGroupTree != 0 {
 		if f.groupTree, err = f.Tree(ctx, disk.TreeBlockGroup); err != nil {

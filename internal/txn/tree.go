@@ -106,6 +106,14 @@ func (s source) New(ctx context.Context, id disk.ObjectID, level int) (disk.Node
 	if n, _ := f.dirty.Get(r.Start); n != nil {
 		return nil, fmt.Errorf("tree block %d was given out twice: %w", uint64(r.Start), errInternal)
 	}
+	if err := f.checkUnused(ctx, r); err != nil {
+		return nil, err
+	}
+	if s.t.id != disk.TreeChunk { // a flight changes that without the writer
+		if err := f.checkFresh(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 	n := make(disk.Node, f.geometry.NodeSize)
 	n.InitHeader(r.Start, f.nodeFSID, f.chunkTreeUUID, f.Trans(), id, level)
 	f.dirty.Add(n)
