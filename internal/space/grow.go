@@ -57,6 +57,7 @@ func (fs *FS) grow(i *Info, spec GrowSpec) GrowResult {
 		return fs.classify(err, epoch)
 	}
 	undo = false
+	system.Close() // whoever is granted from the group finds nothing promised to its flight
 	if err := fs.publishNew(i, c); err != nil {
 		fs.Abort(err)
 		return GrowResult{Outcome: GrowAborted}
