@@ -98,8 +98,32 @@ func (f *FS) Sync(ctx context.Context) error {
 // otherwise, and is durable after FS.Sync. What it did can be read through FS
 // after that, too.
 type Editor struct {
-	fs  *FS
-	sub disk.ObjectID
+	fs    *FS
+	sub   disk.ObjectID
+	watch func(Touched)
+}
+
+// Touched is a file that an Editor was asked about, and may have changed.
+type Touched struct {
+	Sub, Dir      disk.ObjectID // where its name is; Dir is 0 for a top directory
+	Name          string
+	FileSub, File disk.ObjectID // the inode before the change; File is 0 for none
+}
+
+// Watch has f told of every path that is resolved, before what happens to it.
+func (e *Editor) Watch(f func(Touched)) { e.watch = f }
+
+// resolve finds what a path leads to.
+func (e *Editor) resolve(ctx context.Context, path string) (fstree.Place, error) {
+	p, err := e.fs.w.Resolve(ctx, e.sub, path)
+	if err == nil && e.watch != nil {
+		t := Touched{Sub: p.Sub, Dir: p.Dir, Name: string(p.Name)}
+		if p.Exists() {
+			t.FileSub, t.File = p.Target()
+		}
+		e.watch(t)
+	}
+	return p, err
 }
 
 // Edit gives the means to change a subvolume of a filesystem that is open for
@@ -108,7 +132,7 @@ func (s *Subvolume) Edit() (*Editor, error) {
 	if s.fs.w == nil {
 		return nil, fmt.Errorf("btrfs: %w", ErrReadOnly)
 	}
-	return &Editor{s.fs, s.ID()}, nil
+	return &Editor{fs: s.fs, sub: s.ID()}, nil
 }
 
 // FS is the filesystem that is edited.
@@ -148,7 +172,7 @@ func pathError(op, path string, err error) error {
 
 // at resolves a path that must exist.
 func (e *Editor) at(ctx context.Context, path string) (sub, ino disk.ObjectID, err error) {
-	p, err := e.fs.w.Resolve(ctx, e.sub, path)
+	p, err := e.resolve(ctx, path)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -161,7 +185,7 @@ func (e *Editor) at(ctx context.Context, path string) (sub, ino disk.ObjectID, e
 
 // name resolves a path whose last component is a name to add or to take away.
 func (e *Editor) name(ctx context.Context, path string) (fstree.Place, error) {
-	p, err := e.fs.w.Resolve(ctx, e.sub, path)
+	p, err := e.resolve(ctx, path)
 	if err == nil && p.Dir == 0 {
 		err = syscall.EBUSY // a top directory has no name here
 	}

@@ -46,18 +46,6 @@ func (r *faults) report(op string, id uint64, err error, path func(id uint64) (s
 	}
 }
 
-// path is where a node is, for the log.
-func (s *server) path(id uint64) (path string, p place) {
-	path = "?"
-	p, _ = s.place(id)
-	// What cannot be read is "?", so the error adds nothing.
-	_ = s.view(id, func(ctx context.Context, f *btrfs.File) error {
-		path = pathOf(ctx, f)
-		return nil
-	})
-	return path, p
-}
-
 // maxDepth bounds the walk to the top of a subvolume, which damage or malice
 // may have made a circle.
 const maxDepth = 2048

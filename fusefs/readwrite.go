@@ -45,10 +45,7 @@ func newReadWrite(s *server, w *fstree.Writer) *readWrite {
 // operation that takes the name away.
 func (r *readWrite) keep(sub, ino disk.ObjectID) bool {
 	p := place{sub, ino}
-	id, ok := pack(r.s.top, p)
-	if !ok {
-		id, ok = r.s.table.find(tableKey{place: p})
-	}
+	id, ok := r.s.node(p)
 	if !ok || !r.s.known.has(id) {
 		return false
 	}

@@ -313,3 +313,15 @@ func (s *server) done(op string, id uint64, err error) fuse.Status {
 	}
 	return fuse.Status(n)
 }
+
+// path is where a node is, for the log.
+func (s *server) path(id uint64) (path string, p place) {
+	path = "?"
+	p, _ = s.place(id)
+	// What cannot be read is "?", so the error adds nothing.
+	_ = s.view(id, func(ctx context.Context, f *btrfs.File) error {
+		path = pathOf(ctx, f)
+		return nil
+	})
+	return path, p
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
@@ -16,13 +17,19 @@ type app struct {
 	errOut io.Writer     // messages and the status line; unbuffered
 
 	statusTTY bool // errOut is a terminal
+
+	argv    []string                                             // the command line
+	outFile io.Writer                                            // what out writes to
+	dir     string                                               // working directory of who asked; "": this process's
+	run     func(ctx context.Context, args []string, a *app) int // carries out a command line
+	live    *liveMount                                           // set in a server that carries out somebody's verb
 }
 
 // outBufferSize makes a listing of many short lines cheap.
 const outBufferSize = 64 << 10
 
 func newApp(in io.Reader, out, errOut io.Writer) *app {
-	a := &app{in: in, out: bufio.NewWriterSize(out, outBufferSize), errOut: errOut}
+	a := &app{in: in, out: bufio.NewWriterSize(out, outBufferSize), errOut: errOut, outFile: out}
 	if f, ok := errOut.(*os.File); ok {
 		a.statusTTY = term.IsTerminal(int(f.Fd()))
 	}

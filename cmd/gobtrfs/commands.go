@@ -26,6 +26,7 @@ var verbs = []func(*app) *cobra.Command{
 	newEditCmd,
 	newSubvolumeCmd,
 	newUsageCmd,
+	newSyncCmd,
 	newInspectCmd,
 	newCheckCmd,
 	newScrubCmd,

@@ -42,10 +42,11 @@ var edits = map[string]edit{
 }
 
 const editHelp = `
-The image is not mounted. All of it is one transaction: when the command fails
+Of an image that is not mounted all of it is one transaction: when the command fails
 or is interrupted, or the machine goes down, either everything has happened or
 nothing. Only what is too large for one transaction is made durable piece by
-piece. Paths in the image start at "/"; symbolic links in them are not followed.`
+piece. Of a mounted image (or directory in a mount) the mount's server does it,
+each edit by itself. Paths in the image start at "/"; symbolic links in them are not followed.`
 
 // check says whether there are as many arguments as the verb takes.
 func (e *edit) check(n int) error {
@@ -93,7 +94,12 @@ func (i *imageFlags) edit(ctx context.Context, a *app, name string, f func(conte
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, m.FS.Close(), m.Close()) }()
+	if m.live != nil {
+		m.live.mu.Lock()
+		defer m.live.mu.Unlock()
+	} else {
+		defer func() { err = errors.Join(err, m.FS.Close(), m.Close()) }()
+	}
 	sub, err := i.subvolume(ctx, m)
 	if err != nil {
 		return err
@@ -101,6 +107,10 @@ func (i *imageFlags) edit(ctx context.Context, a *app, name string, f func(conte
 	e, err := sub.Edit()
 	if err != nil {
 		return err
+	}
+	if m.live != nil {
+		// Whether it succeeds or not: some of it may be done.
+		defer m.live.srv.Watch(e)()
 	}
 	if err := f(ctx, &editTarget{Editor: e, a: a}); err != nil {
 		return err
@@ -139,7 +149,7 @@ Empty lines and lines that start with # are skipped.
 			}
 			in := a.in
 			if batch != "-" {
-				f, err := os.Open(batch)
+				f, err := os.Open(a.path(batch))
 				if err != nil {
 					return err
 				}

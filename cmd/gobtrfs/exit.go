@@ -39,11 +39,14 @@ func (e codeError) Error() string { return e.msg }
 func exitCode(err error) int {
 	var usage usageError
 	var code codeError
+	var forwarded forwardedError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &forwarded):
+		return forwarded.code
 	case errors.As(err, &code):
 		return code.code
 	case errors.Is(err, context.Canceled):

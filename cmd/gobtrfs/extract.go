@@ -97,7 +97,7 @@ func (o *extractFlags) run(ctx context.Context, a *app, args []string) error {
 			return err
 		})
 	} else {
-		r, err = extract.ToDir(ctx, top, path.Base(src), rest[0], opt)
+		r, err = extract.ToDir(ctx, top, path.Base(src), a.path(rest[0]), opt)
 	}
 	st.Close()
 	return o.report(a, &progress, r, err)
@@ -108,7 +108,7 @@ func (a *app) withOutput(name string, f func(io.Writer) error) error {
 	if name == "-" {
 		return f(a.out)
 	}
-	out, err := os.Create(name)
+	out, err := os.Create(a.path(name))
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -25,6 +26,7 @@ func main() {
 
 // run carries out one command line and returns the exit code.
 func run(ctx context.Context, args []string, a *app) int {
+	a.argv, a.run = args, run
 	root := newRootCmd(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -38,7 +40,7 @@ func run(ctx context.Context, args []string, a *app) int {
 	if msg := err.Error(); msg != "" {
 		fmt.Fprintf(a.errOut, "gobtrfs: %s\n", msg)
 	}
-	if code == exitUsage {
+	if code == exitUsage && !errors.As(err, new(forwardedError)) {
 		fmt.Fprintln(a.errOut, "Run 'gobtrfs help' or 'gobtrfs VERB --help' for usage.")
 	}
 	return code

@@ -98,7 +98,7 @@ type differenceJSON struct {
 func (o *manifestFlags) difference(ctx context.Context, a *app, top *btrfs.File, sel manifest.Fields) error {
 	in := a.in
 	if o.compare != "-" {
-		f, err := os.Open(o.compare)
+		f, err := os.Open(a.path(o.compare))
 		if err != nil {
 			return err
 		}

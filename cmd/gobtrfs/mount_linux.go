@@ -146,6 +146,15 @@ func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
 	for _, name := range r.o.ignored {
 		log.Info("option has no effect", "option", name)
 	}
+	control, err := a.serveControl(context.WithoutCancel(ctx), r, fsys.FS, srv, log)
+	if err != nil {
+		log.Warn("other commands cannot reach this mount", "err", err)
+	}
+	defer func() {
+		if err := control.Close(); err != nil {
+			log.Warn("close the control socket", "err", err)
+		}
+	}()
 	if err := r.tellReady(); err != nil {
 		return errors.Join(err, srv.Unmount())
 	}

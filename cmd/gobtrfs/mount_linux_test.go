@@ -45,6 +45,8 @@ func TestMount(t *testing.T) {
 		{"signals unmount", signalsUnmount},
 		{"in the foreground", mountInTheForeground},
 		{"of a killed server", mountOfAKilledServer},
+		{"other verbs go through the mount", verbsThroughTheMount},
+		{"killed at any moment", killedAtAnyMoment},
 		{"as an ordinary user", mountAsAnOrdinaryUser},
 		{"by mount(8) and fstab", mountByMount8AndFstab},
 	} {
@@ -435,6 +437,111 @@ func mountOfAKilledServer(t *testing.T, bin string) {
 	r.read("file", "contents\n")
 }
 
+// verbsThroughTheMount reads and changes an image that is mounted: by its name
+// and by the directory.
+func verbsThroughTheMount(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	r.mount()
+	say := func(want string, args ...string) {
+		t.Helper()
+		if out, code := r.run(args...); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%q exits with %d and says %q, want %q", args, code, out, want)
+		}
+	}
+	if err := os.WriteFile(r.dir+"/new", []byte("not committed\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	say("not committed", "cat", r.img, "/new")
+	say("new", "ls", r.dir)
+	say("sub", "subvolume", "list", r.dir)
+	say("Device size", "usage", r.dir)
+	say("", "sync", r.img)
+	// The kernel remembers names that are there, and names that are not.
+	local := filepath.Join(t.TempDir(), "local")
+	if err := os.WriteFile(local, []byte("from outside\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(r.dir + "/later"); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	r.read("file", "contents\n")
+	say("", "put", r.img, local, "/later")
+	say("", "put", r.dir, local, "/file")
+	say("", "rm", r.img, "/new")
+	r.read("later", "from outside\n")
+	r.read("file", "from outside\n")
+	if _, err := os.Stat(r.dir + "/new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a removed file: %v", err)
+	}
+	if out, code := r.run("cat", r.img, "/none"); code != 1 || strings.Count(out, "no such file") != 1 {
+		t.Errorf("an error through the mount: exit %d: %s", code, out)
+	}
+	sockets, err := filepath.Glob("/run/gobtrfs/*")
+	if err != nil || len(sockets) == 0 {
+		t.Errorf("sockets %q, %v", sockets, err)
+	}
+	for _, s := range sockets {
+		if st, err := os.Stat(s); err == nil && st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", s, st.Mode())
+		}
+	}
+	if out, code := r.run("umount", r.dir); code != 0 {
+		t.Errorf("umount exits with %d: %s", code, out)
+	}
+	say("from outside", "cat", r.img, "/file")
+	oracle.Check(t, r.img)
+}
+
+// killedAtAnyMoment kills the server while records are written: each that was
+// synced is there when the image is mounted again, and the image is whole.
+func killedAtAnyMoment(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	const rounds = 10
+	for round := range rounds {
+		r.mount()
+		synced := make(chan int)
+		go func() {
+			n := 0
+			defer func() { synced <- n }()
+			for ; ; n++ {
+				dir := fmt.Sprintf("%s/round-%d-%d", r.dir, round, n%5)
+				if os.MkdirAll(dir, 0o755) != nil {
+					return
+				}
+				f, err := os.Create(fmt.Sprintf("%s/%d", dir, n))
+				if err != nil {
+					return
+				}
+				_, err = f.Write(oracle.Noise(uint64(n), 1+n*997%100_000))
+				err = errors.Join(err, f.Sync())
+				f.Close()
+				if err != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Duration(20+round*23) * time.Millisecond)
+		unix.Kill(r.server, unix.SIGKILL)
+		n := <-synced
+		if !r.gone(10 * time.Second) {
+			t.Fatal("cannot kill the server")
+		}
+		if out, code := r.run("umount", r.dir); code != 0 {
+			t.Fatalf("umount exits with %d: %s", code, out)
+		}
+		oracle.Check(t, r.img)
+		r.mount()
+		for i := range n {
+			name := fmt.Sprintf("round-%d-%d/%d", round, i%5, i)
+			r.read(name, string(oracle.Noise(uint64(i), 1+i*997%100_000)))
+		}
+		r.run("umount", r.dir)
+		if n == 0 {
+			t.Logf("round %d: killed before anything was synced", round)
+		}
+	}
+}
+
 // mountAsAnOrdinaryUser runs as nobody, with an image of nobody's. /dev/fuse is
 // given to everybody, as every distribution does but not every container. (Not
 // in a mount namespace of its own: that would hold on to whatever other tests
@@ -442,6 +549,9 @@ func mountOfAKilledServer(t *testing.T, bin string) {
 func mountAsAnOrdinaryUser(t *testing.T, bin string) {
 	r := newRig(t, bin)
 	const nobody = 65534
+	if out, code := r.run("chown", r.img, "65534:65534", "/sub"); code != 0 {
+		t.Fatal(out)
+	}
 	for _, p := range []string{r.img, r.dir, filepath.Dir(r.dir)} {
 		if err := os.Chown(p, nobody, nobody); err != nil {
 			t.Fatal(err)
@@ -465,12 +575,13 @@ func mountAsAnOrdinaryUser(t *testing.T, bin string) {
 	const script = `set -e
 "$1" mount --log "$4" "$2" "$3"
 cat "$3/file" "$3/sub/inner"
+echo mine > "$3/sub/mine"; "$1" cat "$2" /sub/mine
 "$1" umount "$3" && echo unmounted
 "$1" mount -o ro,allow_other --log "$4" "$2" "$3" || echo "exit $?"
 "$1" mount --log "$4" "$2" "$3"
 `
 	out := oracle.Run(t, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", script, "sh", bin, r.img, r.dir, r.log)
-	for _, want := range []string{"contents\nof the subvolume\nunmounted\n", "user_allow_other in /etc/fuse.conf", "exit 1\n"} {
+	for _, want := range []string{"contents\nof the subvolume\nmine\nunmounted\n", "user_allow_other in /etc/fuse.conf", "exit 1\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}

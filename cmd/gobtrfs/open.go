@@ -27,7 +27,8 @@ type imageFlags struct {
 	noLog      bool
 	backupRoot int
 	subvol     string
-	writable   bool // set by verbs that edit
+	writable   bool   // set by verbs that edit
+	dir        string // working directory of the caller
 }
 
 // register adds the flags to a verb.
@@ -56,6 +57,7 @@ const verbCacheBytes = 128 << 20
 type image struct {
 	*btrfs.FS
 	devs    []blockdev.Device
+	live    *liveMount   // not nil: it belongs to the mount
 	damaged atomic.Int64 // copies that were bad, also where another was good
 }
 
@@ -68,8 +70,19 @@ func (m *image) Close() error {
 	return errors.Join(errs...)
 }
 
-// open opens the filesystem on the image at name.
+// open opens the filesystem on the image at name. If it is mounted, the
+// mount's server does the verb's work, and the error says so.
 func (i *imageFlags) open(ctx context.Context, a *app, name string) (*image, error) {
+	i.dir = a.dir
+	if a.live != nil {
+		if a.live.serves(i, name) {
+			return a.live.open(ctx)
+		}
+		return nil, fmt.Errorf("%s is not what is mounted here", name)
+	}
+	if err := a.forward(ctx, i, name); err != nil {
+		return nil, err
+	}
 	m := &image{}
 	err := i.openDevices(ctx, m, name)
 	if err == nil {

@@ -41,7 +41,7 @@ A file that has the name is replaced. "-" is standard input.`,
 					}
 					to = path.Join(dst, filepath.Base(src))
 				}
-				if err := p.put(ctx, src, to); err != nil {
+				if err := p.put(ctx, p.local(src), to); err != nil {
 					return err
 				}
 			}
@@ -59,6 +59,14 @@ type putter struct {
 func (p *putter) isDir(ctx context.Context, name string) bool {
 	info, err := p.t.Stat(ctx, name)
 	return err == nil && info.Mode().IsDir()
+}
+
+// local is where a source is, in the caller's working directory.
+func (p *putter) local(src string) string {
+	if src == "-" {
+		return src
+	}
+	return p.t.a.path(src)
 }
 
 func (p *putter) put(ctx context.Context, src, dst string) error {

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+
+	"gobtrfs"
+)
+
+// A filesystem that is mounted for writing belongs to its server: nobody else
+// may write to the image, and who reads it sees the last commit. So a verb that
+// is about to open an image looks whether a server has it, and lets that carry
+// out the whole command line: the server gets the arguments, the working
+// directory and the standard streams over a socket, and answers with the exit
+// code. Every verb works that way, for it happens where the image is opened.
+
+// controlRequest is what the client says; its standard streams come along.
+type controlRequest struct {
+	Args []string `json:"args"`
+	Dir  string   `json:"dir"`
+}
+
+// controlReply ends the conversation.
+type controlReply struct {
+	Code int `json:"code"`
+}
+
+// forwardedError ends a verb whose work another process has done.
+type forwardedError struct{ code int }
+
+func (e forwardedError) Error() string { return "" }
+
+// liveMount is the filesystem of a server that carries out verbs.
+type liveMount struct {
+	fs  *btrfs.FS
+	srv interface {
+		Watch(e *btrfs.Editor) (tell func())
+	} // see fusefs.Server
+	run   func(ctx context.Context, args []string, a *app) int
+	names map[string]bool // controlNames that lead here
+
+	mu sync.Mutex // one verb that changes something at a time
+}
+
+// path makes a path of the caller's absolute. Verbs need it for whatever is
+// not an image: a server has another working directory than who asks it.
+func (a *app) path(name string) string {
+	if a.dir == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(a.dir, name)
+}
+
+// serves says whether an image or directory is the one that this process has
+// mounted.
+func (l *liveMount) serves(i *imageFlags, name string) bool {
+	for _, n := range controlNames(i, name) {
+		if l.names[n] {
+			return true
+		}
+	}
+	return false
+}
+
+// open is the filesystem for a verb. What reads sees commits, so there is one.
+func (l *liveMount) open(ctx context.Context) (*image, error) {
+	if l.fs.Writer() != nil {
+		if err := l.fs.Sync(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return &image{FS: l.fs, live: l}, nil
+}
