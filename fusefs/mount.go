@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -31,9 +30,6 @@ type Options struct {
 	// become fast, and "no space" is reported as late as at close or fsync.
 	// Default: each write reaches the server before it returns.
 	WritebackCache bool
-	// CommitInterval is how long a change may wait until it is durable.
-	// Default: btrfs.DefaultCommitInterval.
-	CommitInterval time.Duration
 	// Direct mounts with mount(2), which takes privileges. Default: the helper
 	// fusermount3 mounts.
 	Direct bool
@@ -70,9 +66,6 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 	if o.Source == "" {
 		o.Source = "gobtrfs"
 	}
-	if o.CommitInterval == 0 {
-		o.CommitInterval = btrfs.DefaultCommitInterval
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	raw, err := newServer(ctx, sub, &faults{log: o.Log})
 	if err != nil {
@@ -85,12 +78,10 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)
 	}
 	s := &Server{dir: dir, direct: o.Direct, server: raw, fuse: fs, cancel: cancel, done: make(chan struct{})}
-	stop := raw.commitEvery(o.CommitInterval)
 	go func() {
 		defer close(s.done)
 		defer cancel()
 		fs.Serve()
-		stop()
 		s.err = raw.finish()
 	}()
 	if o.Direct {

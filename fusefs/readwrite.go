@@ -7,7 +7,6 @@ import (
 	"errors"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -102,35 +101,6 @@ func (r *readWrite) settle() (some bool) {
 		r.reapDone.Wait()
 	}
 	return some
-}
-
-// commitEvery commits again and again, until stop is called.
-func (s *server) commitEvery(interval time.Duration) (stop func()) {
-	if s.known == nil {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if err := s.fs.Sync(ctx); err != nil && ctx.Err() == nil {
-				s.faults.log.Error("commit failed: nothing can be written any more", "err", err)
-				return
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
 }
 
 // finish ends the work on a mount that is gone.

@@ -225,7 +225,7 @@ func (r *mountRequest) tellReady() error {
 func (r *mountRequest) fuseOptions(log *slog.Logger) fusefs.Options {
 	o := fusefs.Options{
 		Source: r.o.source, AllowOther: r.o.allowOther, Suid: r.o.suid, Dev: r.o.dev, NoExec: r.o.noExec,
-		Direct: os.Geteuid() == 0, Log: log, CommitInterval: r.o.commit, WritebackCache: r.o.writeback,
+		Direct: os.Geteuid() == 0, Log: log, WritebackCache: r.o.writeback,
 	}
 	if o.Source == "" {
 		o.Source = r.image

@@ -26,7 +26,6 @@ type mountOptions struct {
 
 	allowOther, suid, dev, noExec bool
 
-	commit    time.Duration // 0: the default
 	writeback bool
 
 	ignored []string // options that mean nothing here
@@ -138,9 +137,7 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 	case "cache_mib":
 		o.open.CacheBytes = int64(number(32)) << 20
 	case "commit":
-		if o.commit = time.Duration(number(16)) * time.Second; o.commit == 0 && err == nil { // as in Linux
-			o.commit = btrfs.DefaultCommitInterval
-		}
+		o.open.CommitInterval = time.Duration(number(16)) * time.Second // 0, as in Linux: the default
 	case "compress", "compress-force":
 		err = o.compress(name, value)
 	case "dirty_mib":
@@ -221,7 +218,7 @@ func (o *mountOptions) String() string {
 	flag(o.open.NoDataCow, "nodatacow")
 	flag(o.open.NoDataSum, "nodatasum")
 	flag(o.open.DirtyBytes != 0, fmt.Sprintf("dirty_mib=%d", o.open.DirtyBytes>>20))
-	flag(o.commit != 0, fmt.Sprintf("commit=%d", o.commit/time.Second))
+	flag(o.open.CommitInterval != 0, fmt.Sprintf("commit=%d", o.open.CommitInterval/time.Second))
 	flag(o.writeback, "writeback_cache")
 	return strings.Join(append(list, o.ignored...), ",")
 }

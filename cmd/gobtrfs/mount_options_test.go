@@ -45,13 +45,13 @@ func TestMountOptions(t *testing.T) {
 			backup: true, remount: true, readOnly: true, image: imageFlags{scan: []string{"/dev"}},
 		}},
 		{list: "compress=zstd:3,ssd,commit=5", want: mountOptions{
-			open: btrfs.Options{Compress: "zstd:3"}, commit: 5 * time.Second, ignored: []string{"ssd"},
+			open: btrfs.Options{Compress: "zstd:3", CommitInterval: 5 * time.Second}, ignored: []string{"ssd"},
 		}},
 		{list: "compress-force=lzo,nodatasum,nodatacow,dirty_mib=8,writeback_cache", want: mountOptions{
 			open:      btrfs.Options{Compress: "lzo", CompressForce: true, NoDataSum: true, NoDataCow: true, DirtyBytes: 8 << 20},
 			writeback: true,
 		}},
-		{list: "compress,compress=no,commit=0", want: mountOptions{open: btrfs.Options{Compress: "none"}, commit: btrfs.DefaultCommitInterval}},
+		{list: "compress,compress=no,commit=0", want: mountOptions{open: btrfs.Options{Compress: "none"}}},
 		{list: "ro,rw"},
 		{list: "rw,ro", want: mountOptions{readOnly: true}},
 		{list: "compress=brotli", err: "brotli"},
