@@ -180,12 +180,25 @@ func Attached(t testing.TB, images []string, f func(loops []string)) {
 
 // detach lets the kernel forget the devices as members of a filesystem, which
 // it would otherwise remember by path, and frees them.
+//
+// After umount a filesystem can stay open a little: whoever looked a path up
+// through the mount at that moment, such as a find in another test, drops the last
+// reference and closes it, in its own time. A loop device is then detached later
+// too, and meanwhile its image cannot be mounted from another one ("duplicate
+// device", EEXIST). So detach waits until the kernel agrees to forget.
 func detach(t testing.TB, loops []string) {
 	t.Helper()
 	for _, l := range loops {
-		// Fails where the device was never scanned, or is still mounted after a
-		// lazy unmount, which has been reported.
-		_, _ = run("btrfs", "device", "scan", "--forget", l)
+		out, err := retry(func() (string, error) {
+			out, err := run("btrfs", "device", "scan", "--forget", l)
+			if err != nil && !strings.Contains(out, "busy") {
+				return "", nil // never scanned
+			}
+			return out, err
+		})
+		if err != nil {
+			t.Error(fmt.Errorf("forget %s: %w: %s", l, err, out))
+		}
 		if out, err := retry(func() (string, error) { return run("losetup", "--detach", l) }); err != nil {
 			t.Error(fmt.Errorf("losetup --detach %s: %w: %s", l, err, out))
 		}

@@ -183,3 +183,20 @@ func TestDataRangesSeesHoles(t *testing.T) {
 		t.Errorf("data at %v", got)
 	}
 }
+
+// TestDetachWaitsForTheFilesystemToClose leaves a filesystem open behind umount, as
+// a path lookup that is under way does, and mounts the image again at once.
+func TestDetachWaitsForTheFilesystemToClose(t *testing.T) {
+	Need(t, Mounting...)
+	img := Sparse(t, 2, 200<<20)
+	Run(t, "mkfs.btrfs", "-q", img[0], img[1])
+	m := Mount(t, "", img...)
+	f, err := os.Open(m.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Run(t, "umount", "--lazy", m.Dir)
+	time.AfterFunc(300*time.Millisecond, func() { f.Close() })
+	m.Unmount()
+	Mount(t, "", img...).Unmount()
+}
