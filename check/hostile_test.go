@@ -3,6 +3,7 @@ package check_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -190,10 +191,18 @@ func TestNotAFilesystem(t *testing.T) {
 }
 
 // BenchmarkSmall is the check that other packages' tests make after each crash
-// state.
+// state, without and with reading the data.
 func BenchmarkSmall(b *testing.B) {
 	dev := inMemory(b, smallImage(b))
-	for b.Loop() {
-		checkDevice(b, dev)
+	for _, verify := range []bool{false, true} {
+		b.Run(fmt.Sprintf("data=%v", verify), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				r, err := check.Run(b.Context(), []blockdev.Device{dev}, check.Options{VerifyData: verify, Workers: 1, NoPaths: true})
+				if err != nil || r.Damaged() {
+					b.Fatal(err, r)
+				}
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -112,7 +113,7 @@ func (r *runReader) read(ctx context.Context, links []link, part readRun) error 
 	start := links[part.lo].addr
 	n := int(links[part.hi-1].addr-start) + size
 	if cap(r.buf) < n {
-		r.buf = make([]byte, max(n, min(runBytes, 64<<10)))
+		r.buf = make([]byte, 1<<bits.Len(uint(n-1)))
 	}
 	buf := r.buf[:n]
 	whole := r.s.vol.Mirrors(start) > 0 && r.s.vol.ReadMirror(ctx, start, buf, 1) == nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"gobtrfs/disk"
@@ -26,7 +27,7 @@ func (w *worker) buffers(n int, size uint64) [][]byte {
 	}
 	for i := range n {
 		if uint64(cap(w.bufs[i])) < size {
-			w.bufs[i] = make([]byte, max(size, unitBytes))
+			w.bufs[i] = make([]byte, uint64(1)<<bits.Len64(size-1))
 		}
 		w.bufs[i] = w.bufs[i][:size]
 	}
