@@ -55,7 +55,7 @@ func (c *checker) filesOf(missing, unwanted, odd []dataRange) error {
 		mu.Lock()
 		named[r.start] = true
 		mu.Unlock()
-		c.find.add(Finding{Code: code, Place: Place{Tree: tree, Inode: uint64(k.ObjectID), Key: &k, Logical: disk.Logical(r.start)}, What: fmt.Sprintf("%s: %d bytes", what, r.length)})
+		c.find.add(Finding{Code: code, Place: Place{Tree: tree, Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: disk.Logical(r.start)}, What: fmt.Sprintf("%s: %d bytes", what, r.length)})
 	}
 	err := c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
 		for i := range n.NrItems() {

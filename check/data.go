@@ -91,7 +91,7 @@ func (c *checker) lostFiles(lost []dataRange) error {
 				start, length = uint64(f.DiskBytenr), f.DiskNumBytes
 			}
 			if bad := within(lost, start, length); len(bad) > 0 {
-				c.find.add(Finding{Code: CodeDataBad, Place: Place{Tree: n.Owner(), Inode: uint64(k.ObjectID), Key: &k, Logical: disk.Logical(bad[0].start)},
+				c.find.add(Finding{Code: CodeDataBad, Place: Place{Tree: n.Owner(), Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: disk.Logical(bad[0].start)},
 					What: fmt.Sprintf("a file has %d bad blocks between its bytes %d and %d", len(bad), k.Offset, k.Offset+f.NumBytes)})
 			}
 		}

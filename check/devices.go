@@ -91,7 +91,7 @@ func (c *checker) checkDevItems(got []stripeRange) {
 	for i := range c.devItems {
 		d := &c.devItems[i]
 		k := disk.Key{ObjectID: disk.DevItemsObjectID, Type: disk.KeyDevItem, Offset: uint64(d.DevID)}
-		at := Place{Dev: d.DevID, Tree: disk.TreeChunk, Key: &k}
+		at := Place{Dev: d.DevID, Tree: disk.TreeChunk, Key: keyOf(k)}
 		total += d.TotalBytes
 		if d.BytesUsed != used[d.DevID] && !c.treeBroken(disk.TreeDev) {
 			c.find.add(Finding{Code: CodeDeviceBytes, Place: at, What: "the bytes in use on a device are not the sum of its device extents",
@@ -193,7 +193,7 @@ func (c *checker) checkGroups(sums []groupSums) {
 	for i := range c.blockGroups {
 		g := &c.blockGroups[i]
 		k := g.key
-		at := Place{Tree: g.tree, Key: &k, Logical: disk.Logical(k.ObjectID)}
+		at := Place{Tree: g.tree, Key: keyOf(k), Logical: disk.Logical(k.ObjectID)}
 		if g.tree != where {
 			c.find.add(Finding{Code: CodeBlockGroup, Place: at, What: "a block group item stands in the wrong tree", Expected: where.String(), Found: g.tree.String()})
 			continue

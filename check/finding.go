@@ -48,6 +48,10 @@ type Place struct {
 	Path     string        `json:"path,omitempty"` // in the tree's subvolume
 }
 
+// keyOf is k for a Place. Its argument is a copy, so that keys that are only
+// looked at need no memory of their own.
+func keyOf(k disk.Key) *disk.Key { return &k }
+
 func (p *Place) String() string {
 	var s []string
 	if p.Path != "" {

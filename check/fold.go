@@ -39,15 +39,18 @@ type folder struct {
 	c    *checker
 	f    *forest
 	tree disk.ObjectID
+	outs [disk.MaxLevel]folded // what fold returns, by level
 }
 
-// fold puts together what is below a block. at is who points to it.
+// fold puts together what is below a block. at is who points to it. The result
+// is valid until the next call for a block of the same level.
 func (fo *folder) fold(at *link) *folded {
-	out := new(folded)
-	f := fo.f
 	if at.level < 0 {
-		return out
+		return new(folded)
 	}
+	f := fo.f
+	out := &fo.outs[at.level]
+	*out = folded{}
 	level := &f.levels[at.level]
 	i, ok := level.search(at.addr)
 	if !ok || level.nodes.at(i).bad {
@@ -113,7 +116,7 @@ func (fo *folder) leaf(info *nodeInfo, out *folded) {
 		out.seg = *fo.f.segs.at(int(info.seg) - 1)
 	}
 	if info.rare > 0 {
-		out.rare = fo.f.rares[info.rare-1 : info.rare]
+		out.rare = fo.f.rares[info.rare-1 : info.rare : info.rare]
 	}
 }
 
@@ -123,7 +126,7 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 	at := fo.f.kid(info, i)
 	if i+1 < int(info.kidN) && sub.any {
 		if k := fo.f.kid(info, i+1).key; !sub.last.Less(k) {
-			c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: &k},
+			c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: keyOf(k)},
 				What: "a key is not below the first key of the tree block beside it", Expected: "below " + k.String(), Found: sub.last.String()})
 			fo.skip(out)
 			return
@@ -131,7 +134,7 @@ func (fo *folder) follow(info *nodeInfo, i int, out, sub *folded) {
 	}
 	if out.any && sub.any && !out.last.Less(sub.first) {
 		k := at.key
-		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: &k},
+		c.find.add(Finding{Code: CodeNodeOrder, Place: Place{Tree: fo.tree, Logical: at.addr, Key: keyOf(k)},
 			What: "a key is not above those of the tree block before it", Expected: "above " + out.last.String(), Found: sub.first.String()})
 		fo.skip(out)
 		return

@@ -186,11 +186,12 @@ func (f *forest) find(level int, addr disk.Logical) (n nodeInfo, ok bool) {
 }
 
 // each calls do for every block that was reached, from the highest level down,
-// until it returns false.
+// until it returns false. n is valid during the call.
 func (f *forest) each(do func(n *nodeInfo) bool) {
+	var n nodeInfo
 	for l := disk.MaxLevel - 1; l >= 0; l-- {
 		for i := range f.levels[l].len() {
-			n := *f.levels[l].nodes.at(i)
+			n = *f.levels[l].nodes.at(i)
 			if !do(&n) {
 				return
 			}

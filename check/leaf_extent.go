@@ -48,7 +48,7 @@ func (w *worker) probableHash(info *nodeInfo, k disk.Key, r *disk.ExtentRef) {
 	if h := disk.DataRefHash(r.Root, r.ObjectID, r.Offset); k.Offset > h && k.Offset-h < collisions {
 		return
 	}
-	w.c.find.add(Finding{Code: CodeExtentBackref, Place: Place{Tree: disk.TreeExtent, Key: &k, Logical: info.addr},
+	w.c.find.add(Finding{Code: CodeExtentBackref, Place: Place{Tree: disk.TreeExtent, Key: keyOf(k), Logical: info.addr},
 		What: "the key of a data reference is not the hash of its fields", Expected: fmt.Sprint(disk.DataRefHash(r.Root, r.ObjectID, r.Offset)), Found: fmt.Sprint(k.Offset)})
 }
 
@@ -88,13 +88,15 @@ func (w *worker) extentItem(info *nodeInfo, k disk.Key, b []byte, e *edge) {
 	e.add(addr, addr+length)
 	w.stats.Extents++
 	w.stats.BytesUsed += length
-	w.place(info, k, addr, length, data)
+	w.place(k, addr, length, data)
 }
 
 // place enters an extent in its block group and checks that it may stand there.
-func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data bool) {
+func (w *worker) place(k disk.Key, addr, length uint64, data bool) {
 	c := w.c
-	at := Place{Tree: disk.TreeExtent, Key: &k, Logical: disk.Logical(addr)}
+	bad := func(code Code, what string, args ...any) {
+		w.bad(code, Place{Tree: disk.TreeExtent, Key: keyOf(k), Logical: disk.Logical(addr)}, fmt.Sprintf(what, args...))
+	}
 	i := w.chunkOf(addr)
 	if i < 0 && c.lost {
 		if data {
@@ -103,13 +105,13 @@ func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data boo
 		return
 	}
 	if i < 0 {
-		w.bad(CodeExtentPlace, at, fmt.Sprintf("an extent of %d bytes is in no chunk", length))
+		bad(CodeExtentPlace, "an extent of %d bytes is in no chunk", length)
 		return
 	}
 	chunk := &c.chunks[i]
 	off := addr - uint64(chunk.Logical)
 	if length > chunk.Length-off {
-		w.bad(CodeExtentPlace, at, fmt.Sprintf("an extent of %d bytes reaches behind the end of its chunk at %d", length, uint64(chunk.End())))
+		bad(CodeExtentPlace, "an extent of %d bytes reaches behind the end of its chunk at %d", length, uint64(chunk.End()))
 		length = chunk.Length - off
 	}
 	w.groups[i].used += length
@@ -119,12 +121,12 @@ func (w *worker) place(info *nodeInfo, k disk.Key, addr, length uint64, data boo
 		w.stats.DataBytes += length
 		w.span(spanAllocated, addr, length, 0)
 		if chunk.Type&disk.BlockGroupData == 0 {
-			w.bad(CodeExtentPlace, at, fmt.Sprintf("data in a chunk of type %v", chunk.Type))
+			bad(CodeExtentPlace, "data in a chunk of type %v", chunk.Type)
 		}
 	case chunk.Type&(disk.BlockGroupMetadata|disk.BlockGroupSystem) == 0:
-		w.bad(CodeExtentPlace, at, fmt.Sprintf("a tree block in a chunk of type %v", chunk.Type))
+		bad(CodeExtentPlace, "a tree block in a chunk of type %v", chunk.Type)
 	case off/disk.StripeLen != (off+length-1)/disk.StripeLen:
-		w.bad(CodeNodePlace, at, "a tree block crosses a stripe boundary")
+		bad(CodeNodePlace, "a tree block crosses a stripe boundary")
 	}
 }
 

@@ -90,7 +90,7 @@ func (l *fileLeaf) item(k disk.Key, b []byte) {
 		s.has |= hasOther | hasVerity
 	default:
 		if l.info.kind == kindFile && !special(s.ino) {
-			l.w.bad(CodeItemUnknown, Place{Tree: l.tree, Key: &k, Logical: l.info.addr}, "an item of a type that subvolumes do not hold")
+			l.w.bad(CodeItemUnknown, Place{Tree: l.tree, Key: keyOf(k), Logical: l.info.addr}, "an item of a type that subvolumes do not hold")
 		}
 	}
 }
@@ -138,7 +138,7 @@ func (l *fileLeaf) entries(k disk.Key, b []byte) {
 			return
 		}
 		if !first && namedBefore(whole[:len(whole)-len(b)], d.Name) {
-			l.w.bad(CodeDirEntry, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("the directory has the name %q twice", d.Name))
+			l.w.bad(CodeDirEntry, Place{Tree: l.tree, Inode: s.ino, Key: keyOf(k), Logical: l.info.addr}, fmt.Sprintf("the directory has the name %q twice", d.Name))
 		}
 		b, first = rest, false
 		s.dirSize += uint64(len(d.Name))
@@ -188,7 +188,7 @@ func (l *fileLeaf) extent(k disk.Key, b []byte) {
 	s := &l.cur
 	l.w.stats.FileExtents++
 	if f.Generation > l.c.geo.Generation+1 {
-		l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("a file extent is of generation %d, the filesystem of %d", f.Generation, l.c.geo.Generation))
+		l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: keyOf(k), Logical: l.info.addr}, fmt.Sprintf("a file extent is of generation %d, the filesystem of %d", f.Generation, l.c.geo.Generation))
 	}
 	if f.Type == disk.FileExtentInline {
 		s.has |= hasInline
@@ -196,19 +196,19 @@ func (l *fileLeaf) extent(k disk.Key, b []byte) {
 		s.found += f.RAMBytes
 		s.extent(k.Offset, k.Offset+l.c.roundUp(f.RAMBytes))
 		if f.OtherEncoding != 0 {
-			l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, fmt.Sprintf("a file extent with encoding %d", f.OtherEncoding))
+			l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: keyOf(k), Logical: l.info.addr}, fmt.Sprintf("a file extent with encoding %d", f.OtherEncoding))
 		}
 		return
 	}
 	s.extent(k.Offset, k.Offset+f.NumBytes)
 	if why := badFileExtent(&f); why != "" {
-		l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr}, why)
+		l.w.bad(CodeFileExtent, Place{Tree: l.tree, Inode: s.ino, Key: keyOf(k), Logical: l.info.addr}, why)
 	}
 	if f.DiskBytenr == 0 {
 		return
 	}
 	if f.Compression == disk.CompressNone && f.RAMBytes != f.DiskNumBytes {
-		l.w.bad(CodeFileRAMBytes, Place{Tree: l.tree, Inode: s.ino, Key: &k, Logical: l.info.addr},
+		l.w.bad(CodeFileRAMBytes, Place{Tree: l.tree, Inode: s.ino, Key: keyOf(k), Logical: l.info.addr},
 			fmt.Sprintf("ram_bytes %d of an uncompressed extent differs from its length on disk, %d", f.RAMBytes, f.DiskNumBytes))
 	}
 	s.found += f.NumBytes

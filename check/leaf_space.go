@@ -86,7 +86,7 @@ func (c *checker) visitFreeSpace(w *worker, info *nodeInfo, n disk.Node) {
 				if g < 0 {
 					code = CodeFreeSpaceStale
 				}
-				w.bad(code, Place{Tree: disk.TreeFreeSpace, Key: &k, Logical: info.addr}, what)
+				w.bad(code, Place{Tree: disk.TreeFreeSpace, Key: keyOf(k), Logical: info.addr}, what)
 				continue
 			}
 			if k.Type == disk.KeyFreeSpaceExtent {
@@ -165,7 +165,7 @@ func (c *checker) checkFreeSpace(sums []groupSums, maps []bitmapEdge) {
 			if c.lost {
 				continue
 			}
-			c.find.add(Finding{Code: c.staleCode(k), Place: Place{Tree: disk.TreeFreeSpace, Key: &k, Logical: fi.from},
+			c.find.add(Finding{Code: c.staleCode(k), Place: Place{Tree: disk.TreeFreeSpace, Key: keyOf(k), Logical: fi.from},
 				What: "free-space info of a block group that does not exist"})
 			continue
 		}

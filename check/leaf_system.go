@@ -22,7 +22,7 @@ func (c *checker) visitChunk(info *nodeInfo, n disk.Node) {
 				c.chunkItems = append(c.chunkItems, disk.ChunkMapping{Logical: disk.Logical(k.Offset), Chunk: ch})
 			}
 		default:
-			c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeChunk, Key: &k, Logical: info.addr}, What: "an item that the chunk tree does not hold"})
+			c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeChunk, Key: keyOf(k), Logical: info.addr}, What: "an item that the chunk tree does not hold"})
 		}
 	}
 }
@@ -47,7 +47,7 @@ func (c *checker) visitDev(info *nodeInfo, n disk.Node) {
 			}
 		case disk.KeyDevReplace:
 			if r, err := disk.ParseDevReplaceItem(n.ItemData(i)); err == nil && r.UnderWay() {
-				c.find.add(Finding{Code: CodeReplacePending, Place: Place{Tree: disk.TreeDev, Key: &k, Logical: info.addr}, What: "a device replacement has not finished"})
+				c.find.add(Finding{Code: CodeReplacePending, Place: Place{Tree: disk.TreeDev, Key: keyOf(k), Logical: info.addr}, What: "a device replacement has not finished"})
 			}
 		}
 	}
@@ -109,7 +109,7 @@ func (c *checker) visitRoot(w *worker, s *slot, n disk.Node) {
 		case k.Type == disk.KeyInodeItem || k.Type == disk.KeyExtentData:
 			c.noteCacheItem(k, b)
 		case k.ObjectID == disk.BalanceObjectID:
-			c.find.add(Finding{Code: CodeBalancePending, Place: Place{Tree: disk.TreeRoot, Key: &k}, What: "a balance has not finished"})
+			c.find.add(Finding{Code: CodeBalancePending, Place: Place{Tree: disk.TreeRoot, Key: keyOf(k)}, What: "a balance has not finished"})
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (c *checker) visitUUID(info *nodeInfo, n disk.Node) {
 		if k.Type != disk.KeyUUIDSubvol && k.Type != disk.KeyUUIDReceivedSubvol {
 			// Old versions of mkfs gave the tree a top directory.
 			if k.Type != disk.KeyInodeItem && k.Type != disk.KeyInodeRef {
-				c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeUUID, Key: &k, Logical: info.addr}, What: "an item that the UUID tree does not hold"})
+				c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeUUID, Key: keyOf(k), Logical: info.addr}, What: "an item that the UUID tree does not hold"})
 			}
 			continue
 		}
@@ -170,7 +170,7 @@ func (c *checker) visitQuota(info *nodeInfo, n disk.Node) {
 		case disk.KeyQgroupLimit:
 			q.limits = append(q.limits, k.Offset)
 		default:
-			c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeQuota, Key: &k, Logical: info.addr}, What: fmt.Sprintf("an item of type %v in the quota tree", k.Type)})
+			c.find.add(Finding{Code: CodeItem, Place: Place{Tree: disk.TreeQuota, Key: keyOf(k), Logical: info.addr}, What: fmt.Sprintf("an item of type %v in the quota tree", k.Type)})
 		}
 	}
 }

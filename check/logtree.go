@@ -28,7 +28,7 @@ func (c *checker) walkLogs() error {
 	for i := range c.logRoots {
 		r := &c.logRoots[i]
 		k := r.key
-		at := Place{Tree: disk.TreeLog, Key: &k, Logical: r.from}
+		at := Place{Tree: disk.TreeLog, Key: keyOf(k), Logical: r.from}
 		if r.item.Bytenr == 0 || r.item.Level >= disk.MaxLevel {
 			c.find.add(Finding{Code: CodeLog, Place: at, What: "the root of a log tree is nowhere"})
 			continue
@@ -83,7 +83,7 @@ func (c *checker) visitLog(w *worker, info *nodeInfo, n disk.Node) {
 			w.span(spanLogCsum, k.Offset, uint64(len(b)/size)*uint64(c.geo.SectorSize), 0)
 		case disk.KeyDirLogIndex:
 			if len(b) == 8 && binary.LittleEndian.Uint64(b) < k.Offset {
-				w.bad(CodeLog, Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: &k, Logical: info.addr}, "a range of logged directory entries ends before it begins")
+				w.bad(CodeLog, Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: info.addr}, "a range of logged directory entries ends before it begins")
 			}
 		case disk.KeyExtentData:
 			l.extent(k, b)
@@ -105,7 +105,7 @@ type logLeaf struct {
 // extent checks one file extent: the data that it names must have checksums, in
 // the log or in the checksum tree, and must not stand on anything else.
 func (l *logLeaf) extent(k disk.Key, b []byte) {
-	at := Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: &k, Logical: l.info.addr}
+	at := Place{Tree: disk.TreeLog, Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: l.info.addr}
 	f, err := disk.ParseFileExtent(b)
 	if err != nil {
 		return

@@ -2,4 +2,4 @@
 
 package check_test
 
-const boundedFiles = 200_000
+const boundedFiles = 300_000

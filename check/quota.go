@@ -136,7 +136,7 @@ func (c *checker) checkQgroupItems() {
 	}
 	for _, k := range c.quota.relations {
 		if !both[disk.Key{ObjectID: disk.ObjectID(k.Offset), Type: k.Type, Offset: uint64(k.ObjectID)}] {
-			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: &k}, What: "a relation of qgroups is kept in one direction only"})
+			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: keyOf(k)}, What: "a relation of qgroups is kept in one direction only"})
 		}
 	}
 }
@@ -279,7 +279,7 @@ func (c *checker) reportQgroups(got map[uint64]quotaUse) {
 		u := got[i.id]
 		if i.Rfer != u.rfer || i.Excl != u.excl || !simple && (i.RferCmpr != u.rfer || i.ExclCmpr != u.excl) {
 			k := disk.Key{Type: disk.KeyQgroupInfo, Offset: i.id}
-			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: &k}, What: fmt.Sprintf("the counts of qgroup %s", qgroupName(i.id)),
+			c.find.add(Finding{Code: CodeQgroup, Place: Place{Tree: disk.TreeQuota, Key: keyOf(k)}, What: fmt.Sprintf("the counts of qgroup %s", qgroupName(i.id)),
 				Expected: fmt.Sprintf("%d referenced, %d exclusive", u.rfer, u.excl), Found: fmt.Sprintf("%d (%d) referenced, %d (%d) exclusive", i.Rfer, i.RferCmpr, i.Excl, i.ExclCmpr)})
 		}
 	}

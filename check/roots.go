@@ -17,7 +17,7 @@ func (c *checker) makeRoots() {
 		r := &c.rootItems[i]
 		id := r.key.ObjectID
 		k := r.key
-		at := Place{Tree: disk.TreeRoot, Key: &k, Logical: r.from}
+		at := Place{Tree: disk.TreeRoot, Key: keyOf(k), Logical: r.from}
 		kind, which := kindOf(r.key)
 		if which < 0 {
 			c.find.add(Finding{Code: CodeRootItem, Place: at, What: "the root of a tree that does not exist"})
@@ -306,7 +306,7 @@ func (c *checker) checkRootCounts(count map[disk.ObjectID]uint32) {
 			continue
 		}
 		k := r.key
-		at := Place{Tree: id, Key: &k}
+		at := Place{Tree: id, Key: keyOf(k)}
 		switch n := count[id]; {
 		case r.item.Refs == 0:
 			if !c.rootOrphans[id] {
@@ -344,7 +344,7 @@ func (c *checker) checkUUIDs(byID map[disk.ObjectID]*rootRecord) {
 		}
 		if r == nil || disk.UUIDKey(id, u.key.Type) != u.key {
 			k := u.key
-			c.find.add(Finding{Code: CodeUUID, Place: Place{Tree: disk.TreeUUID, Key: &k}, What: fmt.Sprintf("the UUID tree names subvolume %v, which does not exist or has another UUID", u.root)})
+			c.find.add(Finding{Code: CodeUUID, Place: Place{Tree: disk.TreeUUID, Key: keyOf(k)}, What: fmt.Sprintf("the UUID tree names subvolume %v, which does not exist or has another UUID", u.root)})
 		}
 	}
 	ids := make([]disk.ObjectID, 0, len(byID))

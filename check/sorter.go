@@ -130,6 +130,7 @@ func (c *cursor[T]) fill() bool {
 type merge[T any] struct {
 	s     *sorter[T]
 	heads []*cursor[T] // a heap
+	out   T            // being put together
 }
 
 func (m *merge[T]) next() (out T, ok bool) {
@@ -137,9 +138,9 @@ func (m *merge[T]) next() (out T, ok bool) {
 		c := m.heads[0]
 		v := c.have[0]
 		if !ok {
-			out, ok = v, true
-		} else if !m.s.absorb(&out, v) {
-			return out, true
+			m.out, ok = v, true
+		} else if !m.s.absorb(&m.out, v) {
+			return m.out, true
 		}
 		c.have = c.have[1:]
 		if len(c.have) == 0 && !c.fill() {
@@ -148,7 +149,10 @@ func (m *merge[T]) next() (out T, ok bool) {
 		}
 		m.down(0)
 	}
-	return out, ok
+	if !ok {
+		return out, false
+	}
+	return m.out, true
 }
 
 func (m *merge[T]) down(i int) {

@@ -21,7 +21,7 @@ func inStripeTree(f disk.BlockGroupFlags) bool {
 func (c *checker) visitStripe(w *worker, info *nodeInfo, n disk.Node) {
 	for i := range n.NrItems() {
 		k := n.Key(i)
-		at := Place{Tree: disk.TreeRaidStripe, Key: &k, Logical: disk.Logical(k.ObjectID)}
+		at := Place{Tree: disk.TreeRaidStripe, Key: keyOf(k), Logical: disk.Logical(k.ObjectID)}
 		if k.Type != disk.KeyRaidStripe {
 			w.bad(CodeItem, at, "an item that the raid-stripe-tree does not hold")
 			continue

@@ -20,7 +20,7 @@ type slot struct {
 // How many blocks are read before what was found is put away: enough that no
 // CPU waits long for the others.
 const (
-	maxLeafBatch     = 4096
+	maxLeafBatch     = 1024
 	maxInteriorBatch = 256
 )
 
@@ -207,8 +207,7 @@ func (c *checker) visitInterior(w *worker, at *link, s *slot, n disk.Node, drops
 		s.kids = append(s.kids, k)
 		w.links.put(w.below, link{addr: k.addr, gen: k.gen, first: k.key, parent: at.addr, owner: at.owner, level: at.level - 1, kind: at.kind})
 		if k.gen > info.gen {
-			kk := k.key
-			c.find.add(Finding{Code: CodeNodeGeneration, Place: Place{Tree: at.owner, Logical: at.addr, Key: &kk}, What: "a pointer is newer than the tree block that it stands in",
+			c.find.add(Finding{Code: CodeNodeGeneration, Place: Place{Tree: at.owner, Logical: at.addr, Key: keyOf(k.key)}, What: "a pointer is newer than the tree block that it stands in",
 				Expected: fmt.Sprintf("at most %d", uint64(info.gen)), Found: fmt.Sprint(uint64(k.gen))})
 		}
 		c.observeKid(w, at, info, &k)
