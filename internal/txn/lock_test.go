@@ -1,0 +1,95 @@
+package txn
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLockKeepsApart: one writer alone or readers together, whatever is
+// cancelled in between, and everybody who is not gets in.
+func TestLockKeepsApart(t *testing.T) {
+	var l rwLock
+	var readers, writers, most atomic.Int32
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(g), 1))
+			for range 2000 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if rnd.IntN(3) == 0 {
+					go cancel()
+				}
+				switch rnd.IntN(2) {
+				case 0:
+					if l.Lock(ctx) == nil {
+						if writers.Add(1) != 1 || readers.Load() != 0 {
+							t.Error("a writer is not alone")
+						}
+						writers.Add(-1)
+						l.Unlock()
+					}
+				case 1:
+					if l.RLock(ctx) == nil {
+						n := readers.Add(1)
+						for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+						}
+						if writers.Load() != 0 {
+							t.Error("a reader met a writer")
+						}
+						readers.Add(-1)
+						l.RUnlock()
+					}
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if l.writing || l.awake || l.readers != 0 || len(l.queue) != 0 || len(l.reading) != 0 {
+		t.Errorf("left behind: %+v", &l)
+	}
+}
+
+// TestLockOrder: readers share; they do not overtake a waiting writer, which a
+// stream of them would starve; and when it leaves they come before the next.
+func TestLockOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		var l rwLock
+		var order []string
+		enter := func(name string, lock func(context.Context) error, unlock func()) {
+			go func() {
+				if err := lock(ctx); err != nil {
+					t.Error(err)
+				}
+				order = append(order, name)
+				time.Sleep(time.Second)
+				unlock()
+			}()
+			synctest.Wait()
+		}
+		enter("r1", l.RLock, l.RUnlock)
+		enter("r2", l.RLock, l.RUnlock)
+		enter("w1", l.Lock, l.Unlock)
+		enter("w2", l.Lock, l.Unlock)
+		enter("r3", l.RLock, l.RUnlock)
+		impatient, cancel := context.WithTimeoutCause(ctx, time.Millisecond, errors.New("why"))
+		defer cancel()
+		if err := l.Lock(impatient); err == nil || err.Error() != "why" {
+			t.Errorf("cancelled: %v", err)
+		}
+		time.Sleep(time.Minute)
+		want := []string{"r1", "r2", "w1", "r3", "w2"}
+		for i := range want {
+			if i >= len(order) || order[i] != want[i] {
+				t.Fatalf("order %v, want %v", order, want)
+			}
+		}
+	})
+}
