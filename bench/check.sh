@@ -7,10 +7,10 @@
 #
 #   GOBTRFS=bin/gobtrfs             what is measured
 #   CURRENT=/path/to/btrfs          a newer btrfs to compare with, beside the installed one
-#   SIZES="10000 50000 100000 1000000"   numbers of files
+#   SIZES="10000 50000 100000 1000000"   numbers of files; empty: none
 #   RUNS=5                          medians of so many; contestants take turns
 #   LOWMEM_UP_TO=50000              sizes for which the low-memory mode runs, once
-#   DATA_MIB=1024                   for --verify-data and scrub
+#   DATA_MIB=1024                   for --verify-data and scrub; 0: leave that out
 #
 # Filesystems are made by the kernel: 80 % of the files have up to 1.9 kB and
 # are inline, 20 % have one block. Everything is in memory.
@@ -72,7 +72,7 @@ median() { # LABEL
 }
 
 echo "| files | | time | processor time | peak memory |"; echo "|---|---|---|---|---|"
-for n in ${SIZES:-10000 50000 100000 1000000}; do
+for n in ${SIZES-10000 50000 100000 1000000}; do
 	img=$dir/$n.img
 	make_files "$img" "$n"
 	rm -f "$dir"/t-*
@@ -93,6 +93,7 @@ for n in ${SIZES:-10000 50000 100000 1000000}; do
 done
 
 data=${DATA_MIB:-1024}
+((data > 0)) || exit 0
 echo; echo "| $data MiB of data | | time | processor time | peak memory |"; echo "|---|---|---|---|---|"
 for sum in crc32c xxhash sha256 blake2; do
 	img=$dir/$sum.img

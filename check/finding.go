@@ -125,16 +125,17 @@ func orNothing(s string) string {
 
 // What a kind of finding means, in the words of meanings.
 const (
-	meansLost      = "what is below it cannot be read; back up what can be read and do not mount it for writing"
+	meansNoWrite   = "do not mount it for writing"
+	meansLost      = "what is below it cannot be read; back up what can be read and " + meansNoWrite
 	meansBadCopy   = "another copy is good, so nothing is lost; scrub --repair rewrites the bad one"
-	meansSpace     = "the free space is not what the filesystem thinks: writing could overwrite data in use; do not mount it for writing"
+	meansSpace     = "the free space is not what the filesystem thinks: writing could overwrite data in use; " + meansNoWrite
 	meansLeak      = "space is leaked; no data is at risk"
-	meansRefs      = "deleting or copying files can free space that is still in use; do not mount it for writing"
+	meansRefs      = "deleting or copying files can free space that is still in use; " + meansNoWrite
 	meansFile      = "this file or directory does not behave as it should; others are not affected"
 	meansFileData  = "this file's contents cannot be trusted or read"
 	meansName      = "a file cannot be reached, or cannot be removed, by one of its names"
-	meansStructure = "Linux refuses this tree block or may misread it; do not mount it for writing"
-	meansDevices   = "space on the devices could be used twice; do not mount it for writing"
+	meansStructure = "Linux refuses this tree block or may misread it; " + meansNoWrite
+	meansDevices   = "space on the devices could be used twice; " + meansNoWrite
 	meansOpen      = "the filesystem cannot be opened"
 	meansNumbers   = "a stored number is wrong; no data is at risk"
 	meansSubvol    = "a subvolume cannot be reached, removed or snapshotted as it should"
@@ -246,12 +247,12 @@ var codes = map[Code]codeInfo{
 	CodeNodeHeader:      {Error, meansStructure, true},
 	CodeNodeGeneration:  {Error, "the tree block is not the one that its parent was written with: Linux refuses to read it", false},
 	CodeNodeOwner:       {Error, meansStructure, true},
-	CodeNodeParent:      {Error, "searches below this place can miss what is there; do not mount it for writing", true},
-	CodeNodeOrder:       {Error, "searches below this place can miss what is there; do not mount it for writing", true},
+	CodeNodeParent:      {Error, "searches below this place can miss what is there; " + meansNoWrite, true},
+	CodeNodeOrder:       {Error, "searches below this place can miss what is there; " + meansNoWrite, true},
 	CodeNodePlace:       {Error, meansStructure, false},
 	CodeItem:            {Error, meansStructure, false},
 	CodeItemUnknown:     {Error, "Linux ignores it; what it was before is not known", false},
-	CodeTreeRoot:        {Error, "the tree cannot be read, or shows what was there earlier; do not mount it for writing", false},
+	CodeTreeRoot:        {Error, "the tree cannot be read, or shows what was there earlier; " + meansNoWrite, false},
 	CodeTreeMissing:     {Error, "Linux does not mount it, or mounts it for reading only", false},
 	CodeExtentMissing:   {Error, meansRefs, true},
 	CodeExtentUnused:    {Error, meansLeak, true},
@@ -269,7 +270,7 @@ var codes = map[Code]codeInfo{
 	CodeCsumUnwanted:    {Error, "data without checksums has some: reading it may fail", true},
 	CodeCsumOverlap:     {Error, "data may be verified with the wrong checksum", true},
 	CodeCsumPrealloc:    {Warning, "harmless: space that reads as zeros is not verified; a file that shared it may have been written to and removed", true},
-	CodeRaidStripe:      {Error, "data cannot be found on its devices, or would be overwritten there; do not mount it for writing", false},
+	CodeRaidStripe:      {Error, "data cannot be found on its devices, or would be overwritten there; " + meansNoWrite, false},
 	CodeInodeMissing:    {Error, "the file cannot be opened; its contents may be recoverable", true},
 	CodeInodeItem:       {Error, meansFile, true},
 	CodeInodeNlink:      {Error, "removing the file's names can lose it early or leave it behind", true},

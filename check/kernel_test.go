@@ -41,8 +41,8 @@ func requireClean(t testing.TB, r *check.Report) {
 			t.Error(f)
 		}
 	}
-	if !r.Complete {
-		t.Error("not complete")
+	if !r.Complete || !r.SafeToWrite() {
+		t.Error("not complete, or not safe to write")
 	}
 }
 

@@ -170,7 +170,7 @@ func TestLostRootTree(t *testing.T) {
 	e := editable(t)
 	e.spoilNode(e.vol.Super().Root)
 	r := checkDevice(t, e.dev)
-	if !r.Has(check.CodeNodeUnreadable) || !r.Has(check.CodeTreeMissing) || !r.Has(check.CodeBackupRoot) {
+	if !r.Has(check.CodeNodeUnreadable) || !r.Has(check.CodeTreeMissing) || !r.Has(check.CodeBackupRoot) || r.SafeToWrite() {
 		t.Errorf("%v", r.Findings)
 	}
 	for i := range r.Findings {

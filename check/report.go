@@ -3,6 +3,7 @@ package check
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"sync"
 
 	"gobtrfs/disk"
@@ -63,6 +64,20 @@ type Report struct {
 
 // Damaged says whether anything is wrong that matters.
 func (r *Report) Damaged() bool { return r.Errors > 0 }
+
+// SafeToWrite says whether Linux may mount the filesystem for writing without
+// making what was found worse.
+func (r *Report) SafeToWrite() bool {
+	if !r.Complete {
+		return false
+	}
+	for i := range r.Findings {
+		if f := &r.Findings[i]; f.Severity == Error && strings.Contains(f.Means, meansNoWrite) {
+			return false
+		}
+	}
+	return true
+}
 
 // Has says whether there is a finding of that code.
 func (r *Report) Has(c Code) bool { return r.Counts[c] > 0 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -66,8 +67,9 @@ func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
 		return err
 	}
 	var last atomic.Pointer[check.Progress]
+	phase := &phaseClock{}
 	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Memory: o.memory, TempDir: o.tempDir, Progress: func(p check.Progress) { last.Store(&p) }}
-	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load()) })
+	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load(), phase, time.Now()) })
 	r, err := check.Run(ctx, m.devs, opt)
 	st.Close()
 	if err != nil {
@@ -84,14 +86,36 @@ func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
 	return err
 }
 
-func checkProgress(p *check.Progress) string {
+// phaseClock estimates how long the phase under way will still take.
+type phaseClock struct {
+	name  string
+	began time.Time
+}
+
+// left is about the time that remains, 0 if that cannot be said yet.
+func (c *phaseClock) left(p *check.Progress, now time.Time) time.Duration {
+	if c.name != p.Phase {
+		c.name, c.began = p.Phase, now
+	}
+	spent := now.Sub(c.began)
+	if spent < time.Second || p.Done == 0 || p.Done >= p.Total {
+		return 0
+	}
+	return time.Duration(float64(spent) * float64(p.Total-p.Done) / float64(p.Done)).Round(time.Second)
+}
+
+func checkProgress(p *check.Progress, c *phaseClock, now time.Time) string {
 	switch {
 	case p == nil:
 		return "starting"
 	case p.Total == 0:
 		return fmt.Sprintf("%s: %.1f MiB", p.Phase, float64(p.Done)/(1<<20))
 	}
-	return fmt.Sprintf("%s: %.1f of about %.1f MiB (%d %%)", p.Phase, float64(p.Done)/(1<<20), float64(p.Total)/(1<<20), min(p.Done*100/p.Total, 100))
+	s := fmt.Sprintf("%s: %.1f of about %.1f MiB (%d %%)", p.Phase, float64(p.Done)/(1<<20), float64(p.Total)/(1<<20), min(p.Done*100/p.Total, 100))
+	if left := c.left(p, now); left > 0 {
+		s += fmt.Sprintf(", about %v left", left)
+	}
+	return s
 }
 
 // checkSummary is the last line of --json.
@@ -99,6 +123,7 @@ type checkSummary struct {
 	Summary  bool               `json:"summary"`
 	Clean    bool               `json:"clean"`
 	Complete bool               `json:"complete"`
+	Safe     bool               `json:"safe_to_write"`
 	Errors   int                `json:"errors"`
 	Warnings int                `json:"warnings"`
 	Counts   map[check.Code]int `json:"counts"`
@@ -114,7 +139,7 @@ func reportJSON(a *app, r *check.Report) error {
 			return err
 		}
 	}
-	return e.Encode(checkSummary{true, !r.Damaged(), r.Complete, r.Errors, r.Warnings, r.Counts, r.Stats, r.Files()})
+	return e.Encode(checkSummary{true, !r.Damaged(), r.Complete, r.SafeToWrite(), r.Errors, r.Warnings, r.Counts, r.Stats, r.Files()})
 }
 
 // reportText prints the summary first, then each kind of finding with what it
@@ -132,6 +157,13 @@ func reportText(a *app, r *check.Report) {
 		fmt.Fprintf(w, "clean, with %d warnings\n", r.Warnings)
 	default:
 		fmt.Fprintln(w, "clean")
+	}
+	if r.Damaged() && r.Stats.Nodes > 0 {
+		if r.SafeToWrite() {
+			fmt.Fprintln(w, "nothing that was found gets worse by mounting it for writing")
+		} else {
+			fmt.Fprintln(w, "do not mount it for writing")
+		}
 	}
 	if s := &r.Stats; s.Nodes > 0 {
 		fmt.Fprintf(w, "%d tree blocks of %d trees, %d inodes, %d names, %d extents, %d bytes in use\n", s.Nodes, s.Trees, s.Inodes, s.Names, s.Extents, s.BytesUsed)

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"gobtrfs/check"
 )
 
 // command runs one command line and returns what it printed and its exit code.
@@ -129,5 +132,28 @@ func TestScrubVerb(t *testing.T) {
 	}
 	if _, code := command(t, "check", img); code != exitDone {
 		t.Errorf("check after repair: %d", code)
+	}
+}
+
+// TestCheckProgress says how far it is and how long it will still take.
+func TestCheckProgress(t *testing.T) {
+	t.Parallel()
+	var c phaseClock
+	start := time.Unix(1000, 0)
+	for _, x := range []struct {
+		p     *check.Progress
+		after time.Duration
+		want  string
+	}{
+		{nil, 0, "starting"},
+		{&check.Progress{Phase: "metadata", Done: 1 << 20}, 0, "metadata: 1.0 MiB"},
+		{&check.Progress{Phase: "metadata", Done: 1 << 20, Total: 4 << 20}, 0, "metadata: 1.0 of about 4.0 MiB (25 %)"},
+		{&check.Progress{Phase: "metadata", Done: 2 << 20, Total: 4 << 20}, 10 * time.Second, "metadata: 2.0 of about 4.0 MiB (50 %), about 10s left"},
+		{&check.Progress{Phase: "data", Done: 1 << 20, Total: 4 << 20}, 11 * time.Second, "data: 1.0 of about 4.0 MiB (25 %)"},
+		{&check.Progress{Phase: "data", Done: 5 << 20, Total: 4 << 20}, 20 * time.Second, "data: 5.0 of about 4.0 MiB (100 %)"},
+	} {
+		if got := checkProgress(x.p, &c, start.Add(x.after)); got != x.want {
+			t.Errorf("%q, want %q", got, x.want)
+		}
 	}
 }
