@@ -60,6 +60,9 @@ func (k *kernelSide) readOnlyACL(o *fileOp) error {
 	if !strings.HasPrefix(o.path2, "system.posix_acl") && o.path2 != "btrfs.compression" {
 		return nil
 	}
+	if _, err := os.Lstat(k.dir + o.path); err != nil {
+		return err
+	}
 	for _, p := range []string{k.dir + o.path, filepath.Dir(k.dir + o.path)} {
 		if err := unix.Faccessat(unix.AT_FDCWD, p, unix.W_OK, unix.AT_SYMLINK_NOFOLLOW); err == unix.EROFS {
 			return err

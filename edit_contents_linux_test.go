@@ -62,17 +62,25 @@ func pair(m *opMaker, o *fileOp) {
 	}
 }
 
-// pairing is an operation on two ranges.
+// pairing is an operation on two ranges. Of an operation with data both files
+// are written, else only the second.
 func pairing(name string, weight int, fill func(m *opMaker, o *fileOp), kernel func(from, to *os.File, o *fileOp) error,
 	ours func(ctx context.Context, w *ourSide, o *fileOp) error) opKind {
 	return opKind{
 		name, weight, fill,
 		func(k *kernelSide, o *fileOp) error {
-			from, err := k.open(o.path)
+			how := os.O_RDONLY
+			if o.data != nil {
+				how = os.O_RDWR
+			}
+			from, err := k.openAs(o.path, how)
 			if err != nil {
 				return err
 			}
 			defer from.Close()
+			if fi, err := from.Stat(); err == nil && fi.IsDir() {
+				return unix.EISDIR
+			}
 			to, err := k.open(o.path2)
 			if err != nil {
 				return err
@@ -81,7 +89,7 @@ func pairing(name string, weight int, fill func(m *opMaker, o *fileOp), kernel f
 			return kernel(from, to, o)
 		},
 		func(ctx context.Context, w *ourSide, o *fileOp) error {
-			if _, err := w.open(ctx, o.path); err != nil {
+			if _, err := w.openAs(ctx, o.path, o.data != nil); err != nil {
 				return err
 			}
 			if _, err := w.open(ctx, o.path2); err != nil {
@@ -148,6 +156,27 @@ func contentOps() []opKind {
 			_, err := w.open(ctx, o.path)
 			if err == nil {
 				_, err = w.WriteAt(ctx, o.path, o.data, o.off)
+			}
+			return err
+		}},
+		{"append", 2, func(m *opMaker, o *fileOp) { o.data = m.bytes(max(1, m.size())) }, func(k *kernelSide, o *fileOp) error {
+			if fi, err := os.Lstat(k.dir + o.path); err == nil && !fi.Mode().IsRegular() {
+				return unix.EINVAL
+			}
+			f, err := os.OpenFile(k.dir+o.path, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.Write(o.data)
+			return err
+		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
+			info, err := w.Stat(ctx, o.path)
+			if err == nil && !info.Mode().IsRegular() {
+				err = unix.EINVAL
+			}
+			if err == nil {
+				_, err = w.WriteAt(ctx, o.path, o.data, int64(info.Item.Size))
 			}
 			return err
 		}},

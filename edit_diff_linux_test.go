@@ -15,13 +15,13 @@ import (
 	"testing"
 
 	"gobtrfs"
-	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
 )
 
 var (
 	editSeed   = flag.Uint64("edit.seed", 1, "seed of the edits made beside a kernel mount")
-	editRounds = flag.Int("edit.rounds", 4, "rounds of edits made beside a kernel mount")
+	editSeeds  = flag.Uint64("edit.seeds", 2, "seeds, one after the other")
+	editRounds = flag.Int("edit.rounds", 2, "rounds of edits made beside a kernel mount")
 	editOps    = flag.Int("edit.ops", 250, "edits in a round")
 	editEach   = flag.Bool("edit.each", false, "compare the file after every edit, to find the one that went wrong")
 	editMkfs   = flag.String("edit.mkfs", "", "arguments of mkfs.btrfs for the edits; default: varies with the seed")
@@ -36,58 +36,46 @@ func errno(err error) syscall.Errno {
 	return n
 }
 
-// diffFields is what must be equal on both sides. Times and inode numbers are
-// not: each side has its own clock, and Linux does not use numbers again that
-// it gave out since the mount.
-const diffFields = manifest.All &^ (manifest.Ino | manifest.Mtime | manifest.Ctime | manifest.Btime |
-	manifest.Subvol)
-
 // TestEditsBesideKernel does the same random operations on an image through a
 // mount and on another through an Editor. Errors must be the same; after each
 // round both hold the same files, and ours passes every judge. Then they swap:
 // the kernel goes on with our image and we with its.
 func TestEditsBesideKernel(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
-	t.Logf("-edit.seed=%d", *editSeed)
-	args := strings.Fields(*editMkfs)
-	if len(args) == 0 {
-		args = [][]string{
-			{}, {"-n", "4096"}, {"-O", "^no-holes"}, {"-n", "8192", "-m", "dup"}, {"-R", "^free-space-tree"}, {"-M"},
-			{"--csum", "xxhash", "-m", "single"}, {"-n", "65536"}, {"-O", "^skinny-metadata,^extref"},
-		}[*editSeed%9]
+	if args := strings.Fields(*editMkfs); len(args) > 0 {
+		editBeside(t, *editSeed, mkfsVariant(args))
+		return
 	}
-	t.Log("mkfs.btrfs ", args)
-	ours, theirs := oracle.Mkfs(t, 512<<20, args...), oracle.Mkfs(t, 512<<20, args...)
-	gen := opMaker{rnd: rand.New(rand.NewPCG(*editSeed, 1)), holes: slices.Contains(args, "^no-holes")}
+	for seed := *editSeed; seed < *editSeed+*editSeeds; seed++ {
+		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			editBeside(t, seed, newVariant(rand.New(rand.NewPCG(seed, 2))))
+		})
+		if !ok {
+			break
+		}
+	}
+}
+
+func editBeside(t *testing.T, seed uint64, v *variant) {
+	t.Helper()
+	t.Logf("-edit.seed=%d: %v", seed, v)
+	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
+	gen := &opMaker{rnd: rand.New(rand.NewPCG(seed, 1)), holes: v.holes, links: v.links}
 	for round := range *editRounds {
-		editRound(t, gen, ours, theirs, round)
+		editRound(t, v, gen, ours, theirs, round)
 		if t.Failed() {
 			t.Fatalf("round %d", round)
 		}
 		ours, theirs = theirs, ours
 	}
+	t.Logf("%d operations of %d kinds in %d rounds, %d succeeded", *editOps**editRounds, len(gen.kinds), *editRounds, gen.done)
 }
 
-// writeWays are mount options and what they are in Options. Compression without
-// force would mark other files as not worth it than Linux does.
-var writeWays = []struct {
-	mount   string
-	options btrfs.Options
-}{
-	{"", btrfs.Options{}},
-	{"compress-force=zstd:1", btrfs.Options{Compress: "zstd:1", CompressForce: true}},
-	{"nodatacow", btrfs.Options{NoDataCow: true}},
-	{"compress-force=lzo", btrfs.Options{Compress: "lzo", CompressForce: true, DirtyBytes: 1 << 20}},
-	{"nodatasum", btrfs.Options{NoDataSum: true}},
-}
-
-func editRound(t *testing.T, gen opMaker, ours, theirs string, round int) {
+func editRound(t *testing.T, v *variant, gen *opMaker, ours, theirs []string, round int) {
 	t.Helper()
 	ctx := context.Background()
-	// Both write contents in the same way.
-	way := writeWays[(uint64(round)+*editSeed)%uint64(len(writeWays))]
-	m := mount(t, way.mount, theirs)
-	f, e := openWith(t, ours, way.options)
+	m := v.mounted(t, theirs, strings.Fields(v.mount)...)
+	f, e := openWith(t, ours[0], v.options(ours, true))
 	k, w := &kernelSide{dir: m.Dir}, &ourSide{Editor: e, w: f.Writer()}
 	t.Cleanup(k.close)
 	var log []string
@@ -103,6 +91,7 @@ func editRound(t *testing.T, gen opMaker, ours, theirs string, round int) {
 		if errno(want) != errno(got) && !(want != nil && got != nil && o.inSubvol()) {
 			t.Fatalf("operation %d: %v: kernel %v, we %v", i, o, want, got)
 		}
+		gen.learn(o, got)
 		if *editEach && got == nil {
 			sameContents(t, f, m.Dir, o)
 		}
@@ -121,26 +110,27 @@ func editRound(t *testing.T, gen opMaker, ours, theirs string, round int) {
 	must(t, f.Close())
 	want := oracle.HostManifest(t, m.Dir, oracle.HostOptions{})
 	m.Unmount()
-	oracle.RequireSame(t, want, imageManifest(t, ours, btrfs.Options{}), diffFields)
-	if a, b := readOnlyVolumes(t, theirs), readOnlyVolumes(t, ours); !slices.Equal(a, b) {
-		t.Errorf("read-only subvolumes %q, want %q", b, a)
+	oracle.RequireSame(t, want, imageManifest(t, ours[0], v.options(ours, false)), v.fields())
+	if a, b := volumes(t, v, theirs), volumes(t, v, ours); !slices.Equal(a, b) {
+		t.Errorf("subvolumes %q, want %q", b, a)
 	}
-	judgeWith(t, oracle.CheckOptions{NoLowmem: gen.holes}, ours)
+	v.judge(t, ours)
 }
 
-// readOnlyVolumes lists the paths of the subvolumes that are read-only.
-func readOnlyVolumes(t *testing.T, image string) []string {
+// volumes lists the paths of the subvolumes, which of them are read-only, and
+// which is the default.
+func volumes(t *testing.T, v *variant, images []string) []string {
 	t.Helper()
-	f, err := btrfs.Open(t.Context(), image, btrfs.Options{})
+	f, err := btrfs.Open(t.Context(), images[0], v.options(images, false))
 	must(t, err)
 	defer f.Close()
 	infos, err := f.Subvolumes(t.Context())
 	must(t, err)
+	def, err := f.Default(t.Context())
+	must(t, err)
 	var out []string
 	for _, i := range infos {
-		if i.ReadOnly() {
-			out = append(out, i.Path)
-		}
+		out = append(out, fmt.Sprint(i.Path, " read-only: ", i.ReadOnly(), " default: ", i.ID == def.ID()))
 	}
 	slices.Sort(out)
 	return out

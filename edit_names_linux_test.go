@@ -3,6 +3,7 @@ package btrfs_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -96,7 +97,7 @@ func nameOps() []opKind {
 		return func(m *opMaker, o *fileOp) { o.path = m.path(kinds) }
 	}
 	return []opKind{
-		{"create", 2, nil, func(k *kernelSide, o *fileOp) error {
+		{"create", 6, nil, func(k *kernelSide, o *fileOp) error {
 			f, err := os.OpenFile(k.dir+o.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 			if err != nil {
 				return err
@@ -105,7 +106,7 @@ func nameOps() []opKind {
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return made(ctx, w, o, w.Create(ctx, o.path, btrfs.Attr{Perm: 0o600}))
 		}},
-		{"mkdir", 2, at("d"), func(k *kernelSide, o *fileOp) error {
+		{"mkdir", 4, at("d"), func(k *kernelSide, o *fileOp) error {
 			if err := unix.Mkdir(k.dir+o.path, 0o700); err != nil {
 				return err
 			}
@@ -113,7 +114,7 @@ func nameOps() []opKind {
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return made(ctx, w, o, w.Mkdir(ctx, o.path, btrfs.Attr{Perm: 0o700}))
 		}},
-		{"createraw", 1, nil, func(k *kernelSide, o *fileOp) error {
+		{"createraw", 3, nil, func(k *kernelSide, o *fileOp) error {
 			f, err := os.OpenFile(k.dir+o.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, modeOf(o.perm))
 			if err != nil {
 				return err
@@ -175,8 +176,57 @@ func nameOps() []opKind {
 		}},
 		renaming("rename", 3, 0), renaming("noreplace", 1, btrfs.RenameNoReplace), renaming("exchange", 2, btrfs.RenameExchange),
 		renaming("whiteout", 1, btrfs.RenameWhiteout), renaming("badrename", 1, btrfs.RenameExchange|btrfs.RenameNoReplace),
+		many("bigdir", 1, func(k *kernelSide, o *fileOp, name string) error {
+			return unix.Mknod(k.dir+o.path+"/"+name, unix.S_IFREG|0o640, 0)
+		}, func(ctx context.Context, w *ourSide, o *fileOp, name string) error {
+			return w.make(ctx, &fileOp{path: o.path + "/" + name, perm: 0o640}, unix.S_IFREG)
+		}),
+		many("emptydir", 1, func(k *kernelSide, o *fileOp, name string) error {
+			return unix.Unlink(k.dir + o.path + "/" + name)
+		}, func(ctx context.Context, w *ourSide, o *fileOp, name string) error {
+			return w.Remove(ctx, o.path+"/"+name)
+		}),
+		many("manylinks", 1, func(k *kernelSide, o *fileOp, name string) error {
+			return unix.Link(k.dir+o.path2, k.dir+o.path+"/"+name+strings.Repeat("k", 200))
+		}, func(ctx context.Context, w *ourSide, o *fileOp, name string) error {
+			return w.Link(ctx, o.path2, o.path+"/"+name+strings.Repeat("k", 200))
+		}),
 		tmpfile("tmpfile", "", true), tmpfile("tmpfilelink", "ffd", true), tmpfile("tmpfileexcl", "ffd", false),
 	}
+}
+
+// many is an operation on many names in a directory, up to the first that
+// fails.
+func many(name string, weight int, kernel func(k *kernelSide, o *fileOp, name string) error,
+	ours func(ctx context.Context, w *ourSide, o *fileOp, name string) error) opKind {
+	each := func(o *fileOp, f func(name string) error) error {
+		for i := range o.n {
+			if err := f(fmt.Sprintf("%d-%s", o.off+i, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return opKind{
+		name, weight, func(m *opMaker, o *fileOp) {
+			o.path, o.path2, o.off, o.n = m.path("d"), m.path("f"), int64(m.rnd.IntN(20)), int64(m.rnd.IntN(150))
+		},
+		func(k *kernelSide, o *fileOp) error {
+			return each(o, func(name string) error { return kernel(k, o, name) })
+		},
+		func(ctx context.Context, w *ourSide, o *fileOp) error {
+			return each(o, func(name string) error { return ours(ctx, w, o, name) })
+		},
+	}
+}
+
+// item is an inode as it is now.
+func (w *ourSide) item(ctx context.Context, sub, ino disk.ObjectID) (item disk.InodeItem, err error) {
+	err = w.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+		item, err = v.Inode(ctx, ino)
+		return err
+	})
+	return item, err
 }
 
 // tmpfile is the operation that makes a file without a name in a directory,
@@ -229,6 +279,8 @@ func tmpfile(name, kinds string, linkable bool) opKind {
 				case err != nil:
 				case q.Exists():
 					err = unix.EEXIST
+				case !linkable:
+					err = unix.ENOENT
 				case q.Sub != sub:
 					err = unix.EXDEV
 				default:
@@ -274,6 +326,10 @@ func handleOps() []opKind {
 			if k.files[o.n] == nil {
 				return unix.EBADF
 			}
+			// A Writer looks at flags with every change, Linux at open.
+			if f, err := unix.IoctlGetInt(int(k.files[o.n].Fd()), unix.FS_IOC_GETFLAGS); err != nil || f&(0x10|0x20) != 0 {
+				return errors.Join(err, unix.EPERM)
+			}
 			_, err := k.files[o.n].WriteAt(o.data, o.off)
 			return err
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
@@ -281,6 +337,9 @@ func handleOps() []opKind {
 				return unix.EBADF
 			}
 			h := w.files[o.n]
+			if item, err := w.item(ctx, h.sub, h.ino); err != nil || item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0 {
+				return errors.Join(err, unix.EPERM)
+			}
 			n, err := w.w.WriteAt(ctx, h.sub, h.ino, o.data, uint64(o.off))
 			if n > 0 && err == nil {
 				err = w.w.DropPrivileges(ctx, h.sub, h.ino, false)

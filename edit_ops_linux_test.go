@@ -9,12 +9,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"gobtrfs"
 	"gobtrfs/disk"
 	"gobtrfs/internal/fstree"
+	"gobtrfs/internal/oracle"
 )
 
 // opKind is a kind of operation that both a mounted filesystem and an Editor
@@ -74,11 +76,13 @@ func (k *kernelSide) close() {
 
 // open opens a file to be changed. Devices and the like would do something of
 // their own, or wait.
-func (k *kernelSide) open(path string) (*os.File, error) {
+func (k *kernelSide) open(path string) (*os.File, error) { return k.openAs(path, os.O_RDWR) }
+
+func (k *kernelSide) openAs(path string, how int) (*os.File, error) {
 	if fi, err := os.Lstat(k.dir + path); err == nil && fi.Mode().Type()&^fs.ModeDir != 0 {
 		return nil, unix.EINVAL
 	}
-	return os.OpenFile(k.dir+path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	return os.OpenFile(k.dir+path, how|unix.O_NOFOLLOW, 0)
 }
 
 // ourSide is a filesystem under an Editor.
@@ -90,6 +94,10 @@ type ourSide struct {
 
 // open is what open(2) finds of a file that is to be changed.
 func (s *ourSide) open(ctx context.Context, path string) (btrfs.Info, error) {
+	return s.openAs(ctx, path, true)
+}
+
+func (s *ourSide) openAs(ctx context.Context, path string, write bool) (btrfs.Info, error) {
 	info, err := s.Stat(ctx, path)
 	switch {
 	case err != nil:
@@ -97,7 +105,7 @@ func (s *ourSide) open(ctx context.Context, path string) (btrfs.Info, error) {
 		err = unix.EISDIR
 	case !info.Mode().IsRegular():
 		err = unix.EINVAL
-	case info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+	case write && info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
 		err = unix.EPERM
 	}
 	return info, err
@@ -131,21 +139,78 @@ type opMaker struct {
 	// at unmount, and puts preallocation behind inline extents, which the
 	// low-memory mode of btrfs check calls a gap.
 	holes bool
+	links bool // see variant
 
 	kinds []opKind
-	total int // of the kinds' weights
+	total int      // of the kinds' weights
+	live  []string // paths that most likely exist
+	done  int      // operations that succeeded
 }
 
+// learn remembers what an operation tells of its paths.
+func (m *opMaker) learn(o *fileOp, err error) {
+	const remembered = 60
+	if err == nil {
+		m.done++
+	}
+	for _, p := range []string{o.path, o.path2} {
+		i := slices.Index(m.live, p)
+		switch {
+		case err != nil && i >= 0 && m.rnd.IntN(4) == 0:
+			m.live = slices.Delete(m.live, i, i+1)
+		case err != nil || i >= 0 || !strings.HasPrefix(p, "/"):
+		case len(m.live) < remembered:
+			m.live = append(m.live, p)
+		default:
+			m.live[m.rnd.IntN(remembered)] = p
+		}
+	}
+}
+
+// path is a path whose last name starts with one of several letters, which say
+// what it most likely is. Two of three were there before, or their directory
+// was.
 func (m *opMaker) path(kinds string) string {
+	top := ""
+	if len(m.live) > 0 && m.rnd.IntN(3) > 0 {
+		kind := kinds[m.rnd.IntN(len(kinds))]
+		if m.rnd.IntN(3) == 0 {
+			kind = "ds"[m.rnd.IntN(2)]
+			top = "/"
+		}
+		from := m.rnd.IntN(len(m.live))
+		for i := range m.live {
+			p := m.live[(from+i)%len(m.live)]
+			base := p[strings.LastIndexByte(p, '/')+1:]
+			if base == "" || base[0] != kind && (kind != 'f' || base[0] != 'c') {
+				continue
+			}
+			if top == "" {
+				return p
+			}
+			if len(p) < 200 {
+				return p + m.name(kinds)
+			}
+		}
+	}
 	var b strings.Builder
-	for range m.rnd.IntN(4) {
+	for range max(0, m.rnd.IntN(6)-4) {
 		fmt.Fprintf(&b, "/%c%d", "ddds"[m.rnd.IntN(4)], m.rnd.IntN(3))
 	}
-	fmt.Fprintf(&b, "/%c%d", kinds[m.rnd.IntN(len(kinds))], m.rnd.IntN(6))
-	if m.rnd.IntN(20) == 0 {
-		b.WriteString(strings.Repeat("x", m.rnd.IntN(250)))
+	return b.String() + m.name(kinds)
+}
+
+// name is a last name, with the slash before it.
+func (m *opMaker) name(kinds string) string {
+	kind := kinds[m.rnd.IntN(len(kinds))]
+	if kind == 'f' && m.rnd.IntN(12) == 0 {
+		return "/" + pick(m.rnd, colliding()...)
 	}
-	return b.String()
+	name := fmt.Sprintf("/%c%d", kind, m.rnd.IntN(6))
+	if m.rnd.IntN(20) == 0 {
+		name += strings.Repeat("x", m.rnd.IntN(260))
+	}
+	return name
 }
 
 func (m *opMaker) size() int64 {
@@ -162,8 +227,20 @@ func (m *opMaker) size() int64 {
 	return int64(m.rnd.IntN(300000))
 }
 
-// bytes is contents of a file.
+// colliding is names of which each two have the same hash.
+var colliding = sync.OnceValue(func() []string {
+	var names []string
+	for _, pair := range oracle.Collisions(3) {
+		names = append(names, pair[:]...)
+	}
+	return names
+})
+
+// bytes is contents of a file, of which half compress well.
 func (m *opMaker) bytes(n int64) []byte {
+	if m.rnd.IntN(2) == 0 {
+		return oracle.Text(m.rnd.Uint64(), int(n))
+	}
 	b := make([]byte, n)
 	letters := []uint32{256, 256, 4, 1}[m.rnd.IntN(4)] // some of it compresses
 	for i := range b {
@@ -179,6 +256,9 @@ func (m *opMaker) next() *fileOp {
 			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool {
 				return strings.HasPrefix(k.name, "snapshot") || k.name == "allocatekeep" || k.name == "zerokeep"
 			})
+		}
+		if !m.links {
+			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool { return k.name == "manylinks" })
 		}
 		for _, k := range m.kinds {
 			m.total += k.weight

@@ -18,6 +18,9 @@ const (
 	ioctlSubvolCreate = 0x5000940e
 	ioctlSnapDestroy  = 0x5000940f
 	ioctlSnapCreateV2 = 0x50009417
+	ioctlInoLookup    = 0xd0009412
+	ioctlDefault      = 0x40089413
+	ioctlSetFlags     = 0x4008941a
 )
 
 // volIoctl sends a request about a name in a directory.
@@ -48,7 +51,7 @@ func snapshotting(name string, readOnly bool) opKind {
 		flags = 2
 	}
 	return opKind{
-		name, 1, func(m *opMaker, o *fileOp) {
+		name, 2, func(m *opMaker, o *fileOp) {
 			o.path, o.path2 = m.path("s"), m.path("s")
 			if m.rnd.IntN(8) == 0 {
 				o.path = "/"
@@ -74,10 +77,47 @@ func snapshotting(name string, readOnly bool) opKind {
 	}
 }
 
+// setVolume sends a request with one number.
+func setVolume(d *os.File, request uint, arg uint64) error {
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), uintptr(request), uintptr(unsafe.Pointer(&arg))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// volumeOp is an operation on a whole subvolume.
+func volumeOp(name string, kernel func(d *os.File, id uint64) error, ours func(ctx context.Context, w *ourSide, path string) error) opKind {
+	return opKind{
+		name, 1, func(m *opMaker, o *fileOp) { o.path = m.path("sssd") },
+		func(k *kernelSide, o *fileOp) error {
+			var st unix.Stat_t
+			if err := unix.Lstat(k.dir+o.path, &st); err != nil {
+				return err
+			}
+			if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != 256 {
+				return unix.EINVAL // as an Editor says of all of them
+			}
+			d, err := os.Open(k.dir + o.path)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			// struct btrfs_ioctl_ino_lookup_args: the tree of the directory itself.
+			var arg [4096]byte
+			binary.LittleEndian.PutUint64(arg[8:], 256)
+			if _, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), ioctlInoLookup, uintptr(unsafe.Pointer(&arg))); e != 0 {
+				return e
+			}
+			return kernel(d, binary.LittleEndian.Uint64(arg[:]))
+		},
+		func(ctx context.Context, w *ourSide, o *fileOp) error { return ours(ctx, w, o.path) },
+	}
+}
+
 func subvolOps() []opKind {
 	at := func(m *opMaker, o *fileOp) { o.path = m.path("s") }
 	return []opKind{
-		{"subvol", 2, at, func(k *kernelSide, o *fileOp) error {
+		{"subvol", 3, at, func(k *kernelSide, o *fileOp) error {
 			p := k.dir + o.path
 			return volIoctl(filepath.Dir(p), ioctlSubvolCreate, -1, 0, filepath.Base(p))
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
@@ -95,6 +135,22 @@ func subvolOps() []opKind {
 			return volIoctl(filepath.Dir(p), ioctlSnapDestroy, -1, 0, filepath.Base(p))
 		}, func(ctx context.Context, w *ourSide, o *fileOp) error {
 			return w.DeleteSubvolume(ctx, o.path)
+		}},
+		volumeOp("setreadonly", func(d *os.File, _ uint64) error { return setVolume(d, ioctlSetFlags, 2) },
+			func(ctx context.Context, w *ourSide, path string) error { return w.SetReadOnly(ctx, path, true) }),
+		volumeOp("setwritable", func(d *os.File, _ uint64) error { return setVolume(d, ioctlSetFlags, 0) },
+			func(ctx context.Context, w *ourSide, path string) error { return w.SetReadOnly(ctx, path, false) }),
+		volumeOp("setdefault", func(d *os.File, id uint64) error { return setVolume(d, ioctlDefault, id) },
+			func(ctx context.Context, w *ourSide, path string) error { return w.SetDefault(ctx, path) }),
+		{"sync", 1, nil, func(k *kernelSide, _ *fileOp) error {
+			d, err := os.Open(k.dir)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			return unix.Syncfs(int(d.Fd()))
+		}, func(ctx context.Context, w *ourSide, _ *fileOp) error {
+			return w.FS().Sync(ctx)
 		}},
 		snapshotting("snapshot", false), snapshotting("snapshotro", true),
 	}

@@ -241,13 +241,29 @@ func (e *Editor) Link(ctx context.Context, target, path string) error {
 		return pathError("link", target, err)
 	}
 	p, err := e.name(ctx, path)
-	if err == nil && (p.Sub != t.Sub || t.Child != 0) {
-		err = syscall.EXDEV
-	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case p.Exists():
+		err = syscall.EEXIST
+	case p.Sub != t.Sub || t.Child != 0:
+		err = e.linkAcross(ctx, target)
+	default:
 		err = e.fs.w.Link(ctx, p.Sub, p.Dir, p.Name, t.Ino)
 	}
 	return pathError("link", path, err)
+}
+
+// linkAcross is why a name in another subvolume cannot be: what cannot have
+// more names anyway comes first.
+func (e *Editor) linkAcross(ctx context.Context, target string) error {
+	info, err := e.Stat(ctx, target)
+	switch {
+	case err != nil:
+		return err
+	case info.Mode().IsDir() || info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+		return syscall.EPERM
+	}
+	return syscall.EXDEV
 }
 
 // Remove removes a file or an empty directory.

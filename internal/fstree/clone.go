@@ -129,6 +129,12 @@ const sumFlags = disk.InodeNoDataSum | disk.InodeNoDataCow
 func (c *clone) check(src, dst *fileEdit) error {
 	sector, size, toSize := dst.w.tx.SectorSize(), src.item.Size, dst.item.Size
 	bad := fmt.Errorf("clone %d bytes at %d to %d: %w", c.Length, c.Off, c.ToOff, syscall.EINVAL)
+	if c.dedup && c.Length == 0 {
+		if c.Off > size {
+			return bad
+		}
+		return nil
+	}
 	switch {
 	case c.Off > math.MaxInt64 || c.Length > math.MaxInt64-c.Off || c.ToOff > math.MaxInt64-c.Length:
 		return bad
@@ -142,7 +148,7 @@ func (c *clone) check(src, dst *fileEdit) error {
 		if c.Off > size {
 			return bad
 		}
-		if c.dedup || c.Off == size {
+		if c.Off == size {
 			return nil
 		}
 		n = size - c.Off
@@ -317,7 +323,7 @@ func (c *clone) compare(ctx context.Context, w *Writer) (same bool, err error) {
 	bufs := [2][]byte{make([]byte, dedupeBuffer), make([]byte, dedupeBuffer)}
 	for at := uint64(0); same; at += dedupeBuffer {
 		err := w.tx.Look(ctx, func(ctx context.Context) error {
-			e, err := w.edit(ctx, c.ToSub)
+			e, err := w.editable(ctx, c.ToSub)
 			if err != nil {
 				return err
 			}

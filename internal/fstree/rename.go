@@ -52,16 +52,18 @@ func (w *Writer) Rename(ctx context.Context, a RenameArgs) error {
 		return err
 	}
 	var rest disk.ObjectID
-	err := w.do(ctx, a.From.Sub, itemsName*2+itemsCreate+itemsRemove, space.ClassNormal, func(ctx context.Context, e *edit) error {
+	err := w.tx.Do(ctx, itemsName*2+itemsCreate+itemsRemove, space.ClassNormal, func(ctx context.Context) error {
+		e, err := w.edit(ctx, a.From.Sub)
+		if err != nil {
+			return err
+		}
 		m := move{from: side{edit: e, dir: a.From.Dir, name: a.From.Name}, to: side{edit: e, dir: a.To.Dir, name: a.To.Name}, args: &a}
 		if a.To.Sub != a.From.Sub {
-			to, err := w.editable(ctx, a.To.Sub)
-			if err != nil {
+			if m.to.edit, err = w.edit(ctx, a.To.Sub); err != nil {
 				return err
 			}
-			m.to.edit = to
 		}
-		err := m.check(ctx)
+		err = m.check(ctx)
 		if err != nil || m.same {
 			return err
 		}
@@ -109,6 +111,9 @@ func (s *side) read(ctx context.Context) (err error) {
 
 // mayMove fails if the inode that has the name must keep it.
 func (s *side) mayMove(ctx context.Context) error {
+	if err := s.mayEdit(); err != nil {
+		return err
+	}
 	if err := mayChange(s.dir, s.parent, true); err != nil || s.stub {
 		return err
 	}
@@ -185,6 +190,9 @@ func (m *move) check(ctx context.Context) error {
 		return nil
 	}
 	if err := m.from.mayMove(ctx); err != nil {
+		return err
+	}
+	if err := m.to.mayEdit(); err != nil {
 		return err
 	}
 	if m.to.exists {

@@ -131,10 +131,18 @@ func (w *Writer) do(ctx context.Context, sub disk.ObjectID, items int, c space.C
 // editable is edit of a subvolume that may be written.
 func (w *Writer) editable(ctx context.Context, sub disk.ObjectID) (*edit, error) {
 	e, err := w.edit(ctx, sub)
-	if err == nil && e.t.Item().Flags&disk.RootSubvolReadOnly != 0 {
-		err = fmt.Errorf("subvolume %d: %w", uint64(sub), syscall.EROFS)
+	if err == nil {
+		err = e.mayEdit()
 	}
 	return e, err
+}
+
+// mayEdit fails if the subvolume is read-only.
+func (e *edit) mayEdit() error {
+	if e.t.Item().Flags&disk.RootSubvolReadOnly != 0 {
+		return fmt.Errorf("subvolume %d: %w", uint64(e.t.ID()), syscall.EROFS)
+	}
+	return nil
 }
 
 func (w *Writer) edit(ctx context.Context, sub disk.ObjectID) (*edit, error) {

@@ -113,6 +113,9 @@ func (f *FS) writeSealed(ctx context.Context, s *sealed) error {
 // transaction, so the trees soon change in place. On success growth is held
 // and nothing is left to do.
 func (f *FS) settle(ctx context.Context) error {
+	if err := f.distrustCache(ctx); err != nil {
+		return err
+	}
 	for range maxPasses {
 		if err := f.writeNewGroups(ctx); err != nil {
 			return err

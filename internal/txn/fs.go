@@ -108,8 +108,11 @@ type FS struct {
 	bytesUsed  uint64
 	pool       space.Bytes // promised to the running operation
 	committing bool
-	lastSubvol disk.ObjectID // highest id given out
-	changes    uint64        // counts changes, so that a failed operation can say whether it made any
+	// cacheDistrusted: a free-space cache of version 1 is marked as stale. Of the
+	// writer.
+	cacheDistrusted bool
+	lastSubvol      disk.ObjectID // highest id given out
+	changes         uint64        // counts changes, so that a failed operation can say whether it made any
 
 	// Of growth.
 	chunk    *Tree

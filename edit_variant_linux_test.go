@@ -1,0 +1,178 @@
+package btrfs_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"gobtrfs"
+	"gobtrfs/disk"
+	"gobtrfs/internal/manifest"
+	"gobtrfs/internal/oracle"
+	"gobtrfs/mkfs"
+)
+
+// variant is a filesystem to make edits on, and how it is mounted.
+type variant struct {
+	args    []string // of mkfs.btrfs; nil: made by package mkfs
+	own     mkfs.Options
+	devices int
+	mount   string // further options for the kernel
+	open    btrfs.Options
+	holes   bool // the filesystem keeps holes as items
+	// links: files may have so many names that these span leaves. The low-memory
+	// mode of btrfs check 6.2 to 6.19 then finds errors, which it does not name,
+	// also in what Linux wrote.
+	links bool
+	flags   bool // flags of files are the same on both sides
+}
+
+func (v *variant) String() string {
+	if v.args != nil {
+		return fmt.Sprintf("mkfs.btrfs %s on %d devices, mount -o %q", strings.Join(v.args, " "), v.devices, v.mount)
+	}
+	o := &v.own
+	return fmt.Sprintf("package mkfs %v %d %s %s %v on %d devices, mount -o %q", o.Csum, o.NodeSize, o.Data, o.Metadata, o.Features, v.devices, v.mount)
+}
+
+// pick chooses one of several.
+func pick[T any](rnd *rand.Rand, from ...T) T { return from[rnd.IntN(len(from))] }
+
+// newVariant composes a variant at random.
+func newVariant(rnd *rand.Rand) *variant {
+	v := &variant{devices: 1, flags: true}
+	node := pick(rnd, 4096, 8192, 16384, 16384, 32768, 65536)
+	sums := pick(rnd, "crc32c", "crc32c", "xxhash", "sha256", "blake2")
+	data, metadata := "single", pick(rnd, "single", "dup")
+	switch rnd.IntN(4) {
+	case 0:
+		v.devices = 2 + rnd.IntN(3)
+		profiles := []string{"single", "raid1", "raid1c3", "raid1c4"}[:v.devices]
+		data, metadata = pick(rnd, profiles...), pick(rnd, profiles[1:]...)
+	case 1:
+		data = "dup"
+	}
+	var features []string
+	mixed := v.devices == 1 && rnd.IntN(8) == 0
+	if mixed {
+		node, metadata = 4096, data
+	}
+	if v.holes = rnd.IntN(5) == 0; v.holes {
+		features = append(features, "^no-holes")
+	}
+	noTree := rnd.IntN(4) == 0
+	if rnd.IntN(2) == 0 {
+		if noTree {
+			features = append(features, "^block-group-tree", "^free-space-tree")
+		} else if rnd.IntN(3) == 0 {
+			features = append(features, "^block-group-tree")
+		}
+		if mixed {
+			features = append(features, "mixed-bg")
+		}
+		v.own = mkfs.Options{NodeSize: node, Data: data, Metadata: metadata, Features: features}
+		v.own.Csum = map[string]disk.CsumType{
+			"crc32c": disk.CsumCRC32C, "xxhash": disk.CsumXXHash, "sha256": disk.CsumSHA256, "blake2": disk.CsumBLAKE2b,
+		}[sums]
+	} else {
+		for _, f := range []string{"^skinny-metadata", "^extref"} {
+			if rnd.IntN(6) == 0 {
+				features = append(features, f)
+			}
+		}
+		v.args = []string{"-n", fmt.Sprint(node), "--csum", sums, "-d", data, "-m", metadata}
+		if mixed {
+			v.args = append(v.args, "-M")
+		}
+		if len(features) > 0 {
+			v.args = append(v.args, "-O", strings.Join(features, ","))
+		}
+		if noTree {
+			v.args = append(v.args, "-R", "^free-space-tree")
+		}
+	}
+	v.links = rnd.IntN(3) == 0
+	switch rnd.IntN(10) {
+	case 0, 1:
+		c := pick(rnd, "zlib", "lzo", "zstd:1", "zstd:3")
+		v.open.Compress, v.mount = c, "compress="+c
+	case 2:
+		v.open.Compress, v.open.CompressForce, v.mount = "zstd:1", true, "compress-force=zstd:1"
+	case 3:
+		v.open.NoDataCow, v.mount = true, "nodatacow"
+	case 4:
+		v.open.NoDataSum, v.mount = true, "nodatasum"
+	case 5:
+		v.open.Compress, v.open.CompressForce, v.open.DirtyBytes, v.mount = "lzo", true, 1<<20, "compress-force=lzo"
+	}
+	// Where files are to be compressed, what does not pay is marked, and which
+	// stretches are tried together is each side's own affair.
+	v.flags = v.open.Compress == ""
+	return v
+}
+
+// make makes a filesystem of size bytes a device.
+func (v *variant) make(t *testing.T, size int64) []string {
+	t.Helper()
+	if v.args != nil {
+		return oracle.MkfsN(t, v.devices, size, v.args...)
+	}
+	images := oracle.Sparse(t, v.devices, size)
+	_, err := mkfs.MakeFiles(t.Context(), images, 0, v.own)
+	must(t, err)
+	return images
+}
+
+func (v *variant) options(images []string, writable bool) btrfs.Options {
+	o := btrfs.Options{}
+	if writable {
+		o = v.open
+	}
+	o.Writable, o.Devices = writable, images[1:]
+	return o
+}
+
+// mounted mounts the top level.
+func (v *variant) mounted(t *testing.T, images []string, options ...string) *oracle.Mounted {
+	t.Helper()
+	m := oracle.Mount(t, strings.Join(append(options, "subvolid=5"), ","), images...)
+	m.AllowLog(`deleting default subvolume \d+ is not allowed`, "an Editor says so, too")
+	m.AllowLog("space cache v1 is being deprecated", "filesystems without a free-space tree are still around")
+	return m
+}
+
+// judge lets btrfs check and the kernel, reading and writing, look at a
+// filesystem and compares what the kernel shows with what we show.
+func (v *variant) judge(t *testing.T, images []string) {
+	t.Helper()
+	o := oracle.CheckOptions{NoLowmem: v.holes || v.links, Data: true}
+	oracle.CheckWith(t, o, images...)
+	ours := imageManifest(t, images[0], v.options(images, false))
+	for _, mode := range []string{"ro", "rw"} {
+		m := v.mounted(t, images, mode)
+		oracle.RequireSame(t, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), ours, manifest.All)
+		if mode == "rw" {
+			oracle.Scrub(t, m.Dir)
+		}
+		m.Unmount()
+	}
+	oracle.CheckWith(t, o, images...)
+}
+
+// fields is what must be equal on both sides. Times and inode numbers are not:
+// each side has its own clock, and Linux does not use numbers again that it
+// gave out since the mount.
+func (v *variant) fields() manifest.Fields {
+	f := manifest.All &^ (manifest.Ino | manifest.Mtime | manifest.Ctime | manifest.Btime | manifest.Subvol)
+	if !v.flags {
+		f &^= manifest.Flags
+	}
+	return f
+}
+
+// mkfsVariant is a variant made by mkfs.btrfs with the given arguments.
+func mkfsVariant(args []string) *variant {
+	return &variant{args: args, devices: 1, holes: slices.Contains(args, "^no-holes"), flags: true}
+}
