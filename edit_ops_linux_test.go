@@ -105,8 +105,16 @@ func (s *ourSide) openAs(ctx context.Context, path string, write bool) (btrfs.In
 		err = unix.EISDIR
 	case !info.Mode().IsRegular():
 		err = unix.EINVAL
-	case write && info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
-		err = unix.EPERM
+	case write:
+		err = s.w.View(ctx, info.Sub, func(_ context.Context, v *fstree.Subvol) error {
+			switch {
+			case v.Item().Flags&disk.RootSubvolReadOnly != 0:
+				return unix.EROFS
+			case info.Item.Flags&(disk.InodeImmutable|disk.InodeAppend) != 0:
+				return unix.EPERM
+			}
+			return nil
+		})
 	}
 	return info, err
 }

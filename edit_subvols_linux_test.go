@@ -58,7 +58,7 @@ func snapshotting(name string, readOnly bool) opKind {
 			}
 		},
 		func(k *kernelSide, o *fileOp) error {
-			f, err := os.Open(k.dir + o.path)
+			f, err := k.openAs(o.path, os.O_RDONLY)
 			if err != nil {
 				return err
 			}

@@ -404,6 +404,9 @@ func (e *Editor) ZeroRange(ctx context.Context, path string, off, n int64, keepS
 	if err == nil {
 		err = e.fs.w.ZeroRange(ctx, sub, ino, uint64(off), uint64(n), keepSize)
 	}
+	if err == nil {
+		err = e.fs.w.DropPrivileges(ctx, sub, ino, false)
+	}
 	return pathError("zero a range of", path, err)
 }
 
