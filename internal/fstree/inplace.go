@@ -6,7 +6,6 @@ import (
 	"syscall"
 
 	"gobtrfs/disk"
-	"gobtrfs/internal/csum"
 	"gobtrfs/internal/space"
 )
 
@@ -41,22 +40,12 @@ func (f *fileEdit) overwrite(ctx context.Context, b [][]byte, off uint64) error 
 		if inPlace {
 			err = f.fillIn(ctx, &ext, head, off, stop)
 		} else if err = f.drop(ctx, off, stop); err == nil {
-			err = f.writeAllNew(ctx, head, off)
+			err = f.writeExtents(ctx, head, off)
 		}
 		if err != nil {
 			return err
 		}
 		off = stop
-	}
-	return nil
-}
-
-func (f *fileEdit) writeAllNew(ctx context.Context, b [][]byte, off uint64) error {
-	for _, c := range b {
-		if err := f.writeExtents(ctx, c, off); err != nil {
-			return err
-		}
-		off += uint64(len(c))
 	}
 	return nil
 }
@@ -108,16 +97,9 @@ func (f *fileEdit) mayFillIn(ctx context.Context, ext *Extent) (bool, error) {
 func (f *fileEdit) fillIn(ctx context.Context, ext *Extent, b [][]byte, from, to uint64) error {
 	fe := &ext.Item
 	at := fe.DiskBytenr + disk.Logical(fe.Offset+from-ext.Start)
-	var sums []byte
-	addr := at
-	for _, c := range b {
-		if err := f.w.tx.WriteData(ctx, addr, c); err != nil {
-			return err
-		}
-		if f.item.Flags&disk.InodeNoDataSum == 0 {
-			sums = csum.AppendBlocks(sums, f.w.base.super.CsumType, c, int(f.w.tx.SectorSize()))
-		}
-		addr += disk.Logical(len(c))
+	sums, err := f.writeAt(ctx, at, b)
+	if err != nil {
+		return err
 	}
 	if fe.Type != disk.FileExtentPrealloc {
 		return nil

@@ -252,7 +252,7 @@ func (f *fileEdit) uninline(ctx context.Context) error {
 	if err := f.drop(ctx, 0, sector); err != nil {
 		return err
 	}
-	return f.writeExtents(ctx, buf, 0)
+	return f.writeExtents(ctx, [][]byte{buf}, 0)
 }
 
 // insertInline makes an inline extent of size bytes, which data is the
@@ -325,17 +325,23 @@ func (f *fileEdit) parse(ctx context.Context, k disk.Key, data []byte) (Extent, 
 }
 
 // writeExtents writes whole sectors at off, where the file has nothing.
-func (f *fileEdit) writeExtents(ctx context.Context, buf []byte, off uint64) error {
-	for len(buf) > 0 {
-		addr, n, err := f.alloc(ctx, uint64(len(buf)))
+func (f *fileEdit) writeExtents(ctx context.Context, b [][]byte, off uint64) error {
+	left := uint64(0)
+	for _, c := range b {
+		left += uint64(len(c))
+	}
+	for left > 0 {
+		addr, n, err := f.alloc(ctx, left)
 		if err != nil {
 			return err
 		}
-		if err := f.w.tx.WriteData(ctx, addr, buf[:n]); err != nil {
+		var head [][]byte
+		head, b = splitBytes(b, n)
+		sums, err := f.writeAt(ctx, addr, head)
+		if err != nil {
 			return err
 		}
-		if f.item.Flags&disk.InodeNoDataSum == 0 {
-			sums := csum.AppendBlocks(nil, f.w.base.super.CsumType, buf[:n], int(f.w.tx.SectorSize()))
+		if len(sums) > 0 {
 			if err := f.w.tx.AddCsums(ctx, addr, sums); err != nil {
 				return err
 			}
@@ -343,9 +349,23 @@ func (f *fileEdit) writeExtents(ctx context.Context, buf []byte, off uint64) err
 		if err := f.insertExtent(ctx, addr, n, off, disk.FileExtentRegular); err != nil {
 			return err
 		}
-		buf, off = buf[n:], off+n
+		off, left = off+n, left-n
 	}
 	return nil
+}
+
+// writeAt writes to a place, and makes the checksums if the file has any.
+func (f *fileEdit) writeAt(ctx context.Context, addr disk.Logical, b [][]byte) (sums []byte, err error) {
+	for _, c := range b {
+		if err := f.w.tx.WriteData(ctx, addr, c); err != nil {
+			return nil, err
+		}
+		if f.item.Flags&disk.InodeNoDataSum == 0 {
+			sums = csum.AppendBlocks(sums, f.w.base.super.CsumType, c, int(f.w.tx.SectorSize()))
+		}
+		addr += disk.Logical(len(c))
+	}
+	return sums, nil
 }
 
 // alloc turns a part of the promise into a place.
