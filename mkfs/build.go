@@ -259,13 +259,23 @@ func (m *maker) setDevices(devs []blockdev.Device) error {
 	return nil
 }
 
+// chunkTreeNodes is room enough for the chunk tree of a compact filesystem, and for a
+// copy of it, which is what a change of it needs. Linux makes another system chunk
+// where it finds less than it would like, so there is nothing to be gained by more.
+func (m *maker) chunkTreeNodes() uint64 {
+	n := uint64(len(m.devices))
+	chunks := 12 + m.bounds.data/gib + m.bounds.meta/(256*mib)
+	items := chunks*(disk.ItemHeaderSize+48+32*2*n) + n*(disk.ItemHeaderSize+98)
+	return 2 * (2 + items/(uint64(m.plan.format.size)/2))
+}
+
 // regions makes the first chunks.
 func (m *maker) regions(w *writer) error {
 	p := m.plan
 	node := uint64(p.format.size)
 	sysOrder := chunkOrder{flags: p.systemFlags(), maxStripe: 8 * mib}
 	if m.compact {
-		sysOrder.maxStripe = max(64*node, 256<<10)
+		sysOrder.maxStripe = roundUp(m.chunkTreeNodes()*node, disk.StripeLen)
 	}
 	sys := &region{l: m.layout, order: sysOrder, spare: node}
 	if p.mixed {

@@ -35,14 +35,20 @@ func (m *maker) finishLayout() (*tail, error) {
 	return m.solve()
 }
 
+// commitNodes is how many free nodes a shrunk filesystem has in metadata. With so many
+// Linux can mount it, delete files and empty it, and resize it when the image was made
+// larger. More would not help: to make a file Linux wants megabytes, and makes a new
+// chunk for them.
+const commitNodes = 16
+
 // placeMetadata finds chunks for the virtual metadata region, and some more so
 // that the filesystem can be written to.
 func (m *maker) placeMetadata(l *layout, meta *region) error {
 	node := uint64(m.plan.format.size)
 	left := meta.count
-	want := left + 64*node + left/64
+	want := left + commitNodes*node
 	if !m.plan.Shrink {
-		want = max(want, 16*mib)
+		want = max(left+64*node+left/64, 16*mib)
 	}
 	l.nextLogical = uint64(meta.base)
 	for want > 0 {

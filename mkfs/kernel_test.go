@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"gobtrfs/disk"
 	"gobtrfs/internal/oracle"
 )
 
@@ -101,5 +102,57 @@ func fill(t *testing.T, dir string) {
 		if n > 100_000 {
 			t.Fatal("never full")
 		}
+	}
+}
+
+// TestShrunkFilesystem looks at what a shrunk filesystem has besides its contents,
+// and lets Linux use it: delete from it as it is, then grow and fill it.
+func TestShrunkFilesystem(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	dir := sampleTree(t)
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{
+		{"defaults", Options{}},
+		{"single, 64k nodes", Options{Metadata: "single", NodeSize: 65536}},
+		{"4k nodes, compressed", Options{NodeSize: 4096, Compress: "zstd"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.o.Source, c.o.Shrink = Dir(dir), true
+			image := filepath.Join(oracle.Dir(t), "image")
+			r, err := MakeFiles(t.Context(), []string{image}, 0, c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copies, node := uint64(2), uint64(orDefault(c.o.NodeSize, defaultNodeSize))
+			if c.o.Metadata == "single" {
+				copies = 1
+			}
+			// The start of the device, the system chunk, room to commit, and the
+			// rounding of three chunks.
+			extra := mib + copies*max(disk.StripeLen, 8*node) + copies*commitNodes*node + (1+2*copies)*disk.StripeLen
+			if size := r.DeviceSizes[0]; size < r.DeviceUsed || size-r.DeviceUsed > extra {
+				t.Errorf("%d bytes for %d in extents, want at most %d more", size, r.DeviceUsed, extra)
+			}
+			m := oracle.Mount(t, "", image)
+			oracle.Run(t, "rm", "-r", m.Dir+"/many", m.Dir+"/big/mixed")
+			m.Sync()
+			m.Unmount()
+			oracle.Check(t, image)
+			if err := os.Truncate(image, 400<<20); err != nil {
+				t.Fatal(err)
+			}
+			m = oracle.Mount(t, "", image)
+			oracle.Run(t, "btrfs", "filesystem", "resize", "max", m.Dir)
+			if err := os.WriteFile(m.Dir+"/new", make([]byte, 100<<20), 0o600); err != nil {
+				t.Error(err)
+			}
+			m.Sync()
+			oracle.Scrub(t, m.Dir)
+			m.AllowLog("resize|relocat", "what resizing reports")
+			m.Unmount()
+			oracle.Check(t, image)
+		})
 	}
 }
