@@ -72,7 +72,7 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		cancel()
 		return nil, fmt.Errorf("read the top directory: %w", err)
 	}
-	fs, err := fuse.NewServer(raw, dir, o.fuse(raw.known != nil))
+	fs, err := fuse.NewServer(counted{raw}, dir, o.fuse(raw.known != nil))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)
@@ -169,6 +169,15 @@ func (s *Server) Unmount() error {
 // Detach takes the mount out of the tree of directories. It ends when the last
 // user has left it.
 func (s *Server) Detach() error { return Unmount(s.dir, s.direct, true) }
+
+// Stats is what the mount has done so far.
+func (s *Server) Stats() Stats {
+	out := s.server.counters.stats()
+	if r, ok := s.server.RawFileSystem.(*readWrite); ok {
+		out.Removed = r.removedInodes()
+	}
+	return out
+}
 
 // Abort ends reads that wait for the device.
 func (s *Server) Abort() { s.cancel() }

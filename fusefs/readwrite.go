@@ -91,6 +91,13 @@ func (r *readWrite) reap() {
 	}
 }
 
+// removedInodes is how many inodes without a name the kernel still knows.
+func (r *readWrite) removedInodes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.removed) + len(r.waiting)
+}
+
 // settle waits until everything that was forgotten is released, and says
 // whether there was anything.
 func (r *readWrite) settle() (some bool) {

@@ -34,6 +34,8 @@ type server struct {
 	advice advice
 	kernel *fuse.Server // for notifications
 
+	counters counters
+
 	table  table
 	known  *known // nil: read-only
 	recent [recentFiles]atomic.Pointer[btrfs.File]

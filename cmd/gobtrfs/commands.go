@@ -27,6 +27,8 @@ var verbs = []func(*app) *cobra.Command{
 	newSubvolumeCmd,
 	newUsageCmd,
 	newSyncCmd,
+	newStatsCmd,
+	newTopCmd,
 	newInspectCmd,
 	newCheckCmd,
 	newScrubCmd,

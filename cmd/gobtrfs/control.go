@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"gobtrfs"
+	"gobtrfs/fusefs"
 )
 
 // A filesystem that is mounted for writing belongs to its server: nobody else
@@ -31,12 +34,17 @@ type forwardedError struct{ code int }
 
 func (e forwardedError) Error() string { return "" }
 
+// mountServer is what verbs need of a fusefs.Server, which not every system has.
+type mountServer interface {
+	Watch(e *btrfs.Editor) (tell func())
+	Stats() fusefs.Stats
+}
+
 // liveMount is the filesystem of a server that carries out verbs.
 type liveMount struct {
-	fs  *btrfs.FS
-	srv interface {
-		Watch(e *btrfs.Editor) (tell func())
-	} // see fusefs.Server
+	fs    *btrfs.FS
+	srv   mountServer
+	since time.Time
 	run   func(ctx context.Context, args []string, a *app) int
 	names map[string]bool // controlNames that lead here
 
@@ -71,4 +79,20 @@ func (l *liveMount) open(ctx context.Context) (*image, error) {
 		}
 	}
 	return &image{FS: l.fs, live: l}, nil
+}
+
+// mounted is the mount of an image or directory, in the server of that mount:
+// elsewhere the error says that the server has done the verb's work, or that
+// there is none.
+func (i *imageFlags) mounted(ctx context.Context, a *app, name string) (*liveMount, error) {
+	i.dir = a.dir
+	if a.live != nil && a.live.serves(i, name) {
+		return a.live, nil
+	}
+	if a.live == nil {
+		if err := a.forward(ctx, i, name); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s is not mounted by gobtrfs", name)
 }

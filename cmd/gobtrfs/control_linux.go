@@ -16,9 +16,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"gobtrfs"
-	"gobtrfs/fusefs"
 )
 
 // maxControlRequest bounds a command line, in bytes.
@@ -130,7 +127,7 @@ type controlServer struct {
 }
 
 // serveControl listens for verbs about a mounted filesystem.
-func (a *app) serveControl(ctx context.Context, r *mountRequest, fsys *btrfs.FS, srv *fusefs.Server, log *slog.Logger) (*controlServer, error) {
+func serveControl(ctx context.Context, r *mountRequest, live *liveMount, log *slog.Logger) (*controlServer, error) {
 	dir := controlDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -142,7 +139,6 @@ func (a *app) serveControl(ctx context.Context, r *mountRequest, fsys *btrfs.FS,
 	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
 		return nil, fmt.Errorf("%s: somebody else can enter it", dir)
 	}
-	live := &liveMount{fs: fsys, srv: srv, run: a.run, names: map[string]bool{}}
 	names := controlNames(&r.o.image, r.image)
 	for _, d := range r.o.image.devices {
 		names = append(names, controlNames(&imageFlags{}, d)...)

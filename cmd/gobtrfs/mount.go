@@ -14,7 +14,8 @@ type mountRequest struct {
 	image, dir string
 	o          mountOptions
 	foreground bool
-	readyFD    int // where the server says that it has mounted; 0: nowhere
+	metrics    string // address to serve metrics at; "": none
+	readyFD    int    // where the server says that it has mounted; 0: nowhere
 }
 
 func newMountCmd(a *app) *cobra.Command {
@@ -75,6 +76,7 @@ Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
 	f.StringArrayVar(&scan, "scan", nil, "look for further members in `DIR` (repeatable)")
 	f.BoolVarP(&r.foreground, "foreground", "f", false, "do not go into the background; log to standard error")
 	f.StringVar(&r.o.log, "log", "", `where to log: a file, "syslog" or "stderr" (default syslog in the background)`)
+	f.StringVar(&r.metrics, "metrics", "", "serve metrics for Prometheus at http://`ADDR`/metrics")
 	f.IntVar(&r.readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err) // the flag is defined in the line above

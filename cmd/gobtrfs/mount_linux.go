@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -78,7 +79,8 @@ func startServer(ctx context.Context, r *mountRequest) error {
 	}
 	defer ready.Close()
 	cmd := exec.Command(self, r.serverArgs()...)
-	cmd.Dir = "/" // so as not to keep a directory busy
+	cmd.Args[0] = "gobtrfs" // and not the name of a mount helper, if we have that
+	cmd.Dir = "/"           // so as not to keep a directory busy
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = os.Stderr // until it has mounted
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -104,7 +106,7 @@ func startServer(ctx context.Context, r *mountRequest) error {
 // serverArgs is the command line of the server in the background. The ready
 // pipe is the first descriptor behind the standard ones.
 func (r *mountRequest) serverArgs() []string {
-	args := []string{"mount", "--ready-fd", "3"}
+	args := []string{"mount", "--ready-fd", "3", "--metrics", r.metrics}
 	log := r.o.log
 	if log == "" {
 		log = logSyslog
@@ -146,7 +148,15 @@ func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
 	for _, name := range r.o.ignored {
 		log.Info("option has no effect", "option", name)
 	}
-	control, err := a.serveControl(context.WithoutCancel(ctx), r, fsys.FS, srv, log)
+	live := &liveMount{fs: fsys.FS, srv: srv, since: time.Now(), run: a.run, names: map[string]bool{}}
+	if r.metrics != "" {
+		stop, err := serveMetrics(r.metrics, live, log)
+		if err != nil {
+			return errors.Join(fmt.Errorf("serve metrics: %w", err), srv.Unmount())
+		}
+		defer stop()
+	}
+	control, err := serveControl(context.WithoutCancel(ctx), r, live, log)
 	if err != nil {
 		log.Warn("other commands cannot reach this mount", "err", err)
 	}

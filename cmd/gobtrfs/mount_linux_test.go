@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +49,7 @@ func TestMount(t *testing.T) {
 		{"of a killed server", mountOfAKilledServer},
 		{"other verbs go through the mount", verbsThroughTheMount},
 		{"killed at any moment", killedAtAnyMoment},
+		{"metrics and top", metricsAndTop},
 		{"as an ordinary user", mountAsAnOrdinaryUser},
 		{"by mount(8) and fstab", mountByMount8AndFstab},
 	} {
@@ -490,6 +493,71 @@ func verbsThroughTheMount(t *testing.T, bin string) {
 	}
 	say("from outside", "cat", r.img, "/file")
 	oracle.Check(t, r.img)
+}
+
+// metricsAndTop watches a mount from outside.
+func metricsAndTop(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	if out, code := r.run("stats", r.img); code != 1 || !strings.Contains(out, "not mounted") {
+		t.Errorf("stats of what is not mounted exits with %d: %s", code, out)
+	}
+	r.mount("--metrics", "127.0.0.1:0")
+	if err := os.WriteFile(r.dir+"/big", make([]byte, 3<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(r.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := regexp.MustCompile(`msg=metrics addr=(\S+)`).FindSubmatch(log)
+	if addr == nil {
+		t.Fatalf("no address in the log:\n%s", log)
+	}
+	res, err := http.Get("http://" + string(addr[1]) + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	served, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed, _ := r.run("stats", r.dir)
+	line := regexp.MustCompile(`^(# (HELP|TYPE) gobtrfs_\w+ .+|gobtrfs_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [-+.e0-9]+)$`)
+	for _, text := range []string{string(served), printed} {
+		for l := range strings.Lines(text) {
+			if !line.MatchString(strings.TrimSuffix(l, "\n")) {
+				t.Errorf("no line of the text format: %q", l)
+			}
+		}
+		for _, want := range []string{"gobtrfs_written_bytes_total 3145728\n", `gobtrfs_requests_total{op="write"} 3`, `gobtrfs_space_total_bytes{type="data"} `, "gobtrfs_writable 1\n"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("no %q in:\n%s", want, text)
+			}
+		}
+	}
+	if out, code := r.run("top", "--count", "2", "--every", "100ms", r.dir); code != 0 || strings.Count(out, "transaction") != 2 {
+		t.Errorf("top exits with %d: %s", code, out)
+	}
+	// On a terminal it ends at q, and leaves the terminal as it was.
+	cmd := exec.Command("script", "-qec", bin+" top "+r.dir, "/dev/null")
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var screen bytes.Buffer
+	cmd.Stdout = &screen
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if _, err := keys.Write([]byte("q")); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.HasPrefix(screen.String(), screenOpen) || !strings.HasSuffix(screen.String(), screenClose) {
+		t.Errorf("top on a terminal: %v, %q", err, screen.String())
+	}
+	keys.Close()
 }
 
 // killedAtAnyMoment kills the server while records are written: each that was
