@@ -94,9 +94,10 @@ func (f *FS) Sync(ctx context.Context) error {
 // Editor changes the files of a subvolume and of those nested in it. Paths
 // start at the subvolume's top directory; symbolic links in them are not
 // followed. What changes contents takes file capabilities away, and leaves
-// setuid and setgid, as root's changes do. Every method happens as a whole or not at all, unless it says
-// otherwise, and is durable after FS.Sync. What it did can be read through FS
-// after that, too.
+// setuid and setgid, as root's changes do. Every method happens as a whole or
+// not at all, unless it says otherwise, and is durable after FS.Sync. What it
+// did can be read through FS after that, too; before, through FS.View and the
+// Editor's own methods.
 type Editor struct {
 	fs    *FS
 	sub   disk.ObjectID

@@ -89,6 +89,8 @@ type backlog struct {
 	flushing int
 	failed   error
 	closed   bool
+	aging    bool // a goroutine waits to call expire
+	expire   func()
 	wg       sync.WaitGroup
 }
 
@@ -146,6 +148,10 @@ func (b *backlog) account(f *pendingFile, bytes, runs int) {
 	if !f.queued && len(f.segs) > 0 {
 		f.queued = true
 		b.queue = append(b.queue, f)
+		if !b.aging && !b.closed && b.expire != nil {
+			b.aging = true
+			b.wg.Go(b.expire)
+		}
 	}
 	if bytes < 0 {
 		close(b.room)
@@ -348,14 +354,40 @@ func (w *Writer) flushSoon() {
 	b.wg.Go(func() {
 		err := w.flushBelow(b.limit/4, maxPendingRuns/4)
 		b.mu.Lock()
-		defer b.mu.Unlock()
 		b.flushing--
+		b.mu.Unlock()
 		if err != nil {
-			b.failed = err
-			close(b.room)
-			b.room = make(chan struct{})
+			b.fail(err)
 		}
 	})
+}
+
+// commitAged commits what has waited for the transaction's interval. A change
+// in the trees starts an interval of the transaction's own, which contents in
+// memory do not.
+func (w *Writer) commitAged() {
+	b := w.late
+	for more := true; more; {
+		if w.tx.Clock().Sleep(w.ctx, w.tx.CommitInterval()) != nil {
+			return
+		}
+		if err := w.Commit(w.ctx); err != nil {
+			b.fail(err)
+		}
+		b.mu.Lock()
+		more = len(b.queue) > 0
+		b.aging = more
+		b.mu.Unlock()
+	}
+}
+
+// fail has a writer told of a failure in the background.
+func (b *backlog) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = err
+	close(b.room)
+	b.room = make(chan struct{})
 }
 
 // absorb shows an inode as writes have left it that are not in the tree. Of
@@ -475,6 +507,7 @@ func (w *Writer) forgetSubvol(sub disk.ObjectID) {
 
 // Close ends background work and forgets what is not committed.
 func (w *Writer) Close() {
+	w.stop()
 	b := w.late
 	b.mu.Lock()
 	b.closed = true

@@ -5,7 +5,16 @@
 // concurrent use. Paths and permissions belong to the callers.
 //
 // Glossary: an "overlay" is what a pending log tree adds to a subvolume: the
-// items that replaying the log would change, kept in memory.
+// items that replaying the log would change, kept in memory. "Pending" contents
+// were written and are in no extent yet; a "flight" is what one file has on its
+// way from there to the device; to "enter" it is to put it into the trees.
+//
+// # Lock order
+//
+//	pendingFile.busy     who changes a file's extents; two only as settleBoth takes them; I/O allowed
+//	  the transaction's writer
+//	    pendingFile.mu   what is pending of a file; no I/O
+//	      backlog.mu     all of them; no I/O
 package fstree
 
 import (

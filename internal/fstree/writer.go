@@ -35,6 +35,8 @@ type Writer struct {
 	holds holds
 	keep  func(sub, ino disk.ObjectID) bool // see KeepRemoved
 
+	ctx     context.Context // of work in the background; ends with Close
+	stop    context.CancelFunc
 	opts    WriterOptions
 	late    *backlog
 	workers workers
@@ -65,13 +67,18 @@ type dirKey struct{ sub, dir disk.ObjectID }
 
 // NewWriter makes a writer over tx, whose committed state s shows.
 func NewWriter(tx *txn.FS, s *Store, o WriterOptions) *Writer {
-	return &Writer{
+	w := &Writer{
 		tx: tx, base: s, over: tx.Running(),
 		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64), plain: make(plainDirs),
 		holds: holds{inodes: make(map[holdKey]*hold), subvols: make(map[disk.ObjectID]*subvolHold)},
 		opts:  o, late: newBacklog(o.DirtyBytes), workers: make(workers, runtime.GOMAXPROCS(0)+1),
 		hasCodecs: s.super.IncompatFlags, codecs: make(map[compress.Spec]*compress.Encoder),
 	}
+	w.ctx, w.stop = context.WithCancel(context.Background())
+	if tx.CommitInterval() > 0 {
+		w.late.expire = w.commitAged
+	}
+	return w
 }
 
 // Txn is the layer below.

@@ -388,6 +388,13 @@ func (f *FS) NeedIncompat(ctx context.Context, flag uint64) error {
 	return nil
 }
 
+// Clock tells the time of changes.
+func (f *FS) Clock() clock.Clock { return f.opts.Clock }
+
+// CommitInterval is how long a change may wait before it is committed;
+// negative: until somebody asks.
+func (f *FS) CommitInterval() time.Duration { return f.opts.CommitInterval }
+
 // SectorSize is the unit of file extents, in bytes.
 func (f *FS) SectorSize() uint64 { return uint64(f.geometry.SectorSize) }
 
