@@ -294,6 +294,8 @@ func (c *fdContent) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+func (c *fdContent) dataFrom(at int64) int64 { return seekData(c.fd, at) }
+
 func (c *fdContent) check(size int64) error {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(c.fd, &st) }); err != nil {

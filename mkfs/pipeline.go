@@ -219,6 +219,12 @@ func (r *reader) file(j *job, f *jobFile, i *inode, s session) error {
 	return errors.Join(err, c.Close())
 }
 
+// holeFinder is a content that knows where its data is.
+type holeFinder interface {
+	// dataFrom is the first place at or behind at where data may be.
+	dataFrom(at int64) int64
+}
+
 func (r *reader) contents(j *job, f *jobFile, i *inode, c content) (err error) {
 	whole := j.n == 0
 	at, n := j.at, j.n
@@ -230,6 +236,13 @@ func (r *reader) contents(j *job, f *jobFile, i *inode, c content) (err error) {
 			return err
 		}
 		sortXattrs(f.xattrs)
+	}
+	if h, ok := c.(holeFinder); ok && !whole && h.dataFrom(at) >= at+n {
+		f.from, f.to = len(j.extents), len(j.extents)
+		if j.last {
+			return c.check(i.size)
+		}
+		return nil
 	}
 	// Plain contents are read to where they will be written from.
 	buf := &j.out

@@ -22,6 +22,7 @@ import (
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 	"gobtrfs/internal/oracle"
+	"gobtrfs/internal/zstd"
 )
 
 // archive makes a tar in memory.
@@ -79,6 +80,10 @@ func listing(t testing.TB, s Source) ([]string, error) {
 
 func TestHostileArchives(t *testing.T) {
 	good := archive(t, reg("a"), dirh("d"), reg("d/b"))
+	packed, ok := zstd.NewEncoder(3).Encode(nil, good)
+	if !ok {
+		t.Fatal("an archive does not compress")
+	}
 	for _, c := range []struct {
 		name string
 		b    []byte
@@ -108,6 +113,9 @@ func TestHostileArchives(t *testing.T) {
 		{"zeros, then something else", append(make([]byte, 4096), "superblock"...), "no archive"},
 		{"noise", bytes.Repeat([]byte("noise"), 1000), "tar"},
 		{"half of gzip", []byte("\x1f\x8b\x08\x00"), "EOF"},
+		{"zstd", packed, ""},
+		{"half of zstd", packed[:len(packed)/2], "EOF"},
+		{"more holes than there is time for", sparseArchive(t), "too much"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := listing(t, Tar(bytes.NewReader(c.b), "test.tar"))
@@ -127,7 +135,8 @@ func TestHostileArchives(t *testing.T) {
 func FuzzTar(f *testing.F) {
 	f.Add(archive(f, reg("a"), dirh("d"), reg("d/b"), tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "a"}), archive(f, reg("d/.wh.b"), reg(".wh..wh..opq")))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		s := Layers(Tar(bytes.NewReader(a), "a"), Tar(bytes.NewReader(b), "b"))
+		const sparse = 16 << 20
+		s := Layers(&tarSource{r: bytes.NewReader(a), name: "a", maxSparse: sparse}, &tarSource{r: bytes.NewReader(b), name: "b", maxSparse: sparse})
 		m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID})
 		if err != nil {
 			return
@@ -140,6 +149,49 @@ func FuzzTar(f *testing.F) {
 			t.Errorf("superblock %v after %v (%v)", disk.HasMagic(head[:]), err, e)
 		}
 	})
+}
+
+// sparseArchive has a file of 2 TiB, all of it a hole.
+func sparseArchive(t *testing.T) []byte {
+	t.Helper()
+	dir := oracle.Dir(t)
+	f, err := os.Create(dir + "/hole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(2<<40), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(tarOf(t, dir, "--sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestHolesAreNotRead makes an image of a large file that is nearly all hole.
+func TestHolesAreNotRead(t *testing.T) {
+	dir := oracle.Dir(t)
+	f, err := os.Create(dir + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const at, size = 5 << 30, 16 << 30
+	if _, err := f.WriteAt([]byte("data"), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	c := &fdContent{fd: int(f.Fd())}
+	if a, b := c.dataFrom(0), c.dataFrom(at+mib); a != at || b < size {
+		t.Skipf("the filesystem of %s does not tell where data is: %d, %d", dir, a, b)
+	}
+	r, err := Make(t.Context(), []blockdev.Device{blockdev.NewMemory(256 << 20)}, Options{Source: Dir(dir)})
+	if err != nil || r.Data != sectorSize || r.Contents != size {
+		t.Errorf("%d bytes of data (%v) for %d", r.Data, err, r.Contents)
+	}
 }
 
 func TestLayers(t *testing.T) {

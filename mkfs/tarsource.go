@@ -17,21 +17,27 @@ import (
 	"strings"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/compress"
 )
 
 // Tar is an archive as a source: any of the forms that archive/tar reads, with
 // attributes (SCHILY.xattr, LIBARCHIVE.xattr) and sparse files, plain or
-// compressed with gzip or bzip2. A file is read in place; anything else, such as
+// compressed with gzip, bzip2 or zstd. A file is read in place; anything else, such as
 // a pipe or a compressed archive, is kept in a temporary file meanwhile, because
 // the canonical order is not the archive's.
 //
 // Absolute paths, paths with "..", hard links to what is not there, entries that
-// come twice (directories excepted) and a truncated archive are errors.
-func Tar(r io.Reader, name string) Source { return &tarSource{r: r, name: name} }
+// come twice (directories excepted) and a truncated archive are errors, and so are
+// sparse files of more than 1 TiB together: a hole costs an archive nothing, but
+// unpacking it takes time.
+func Tar(r io.Reader, name string) Source {
+	return &tarSource{r: r, name: name, maxSparse: 1 << 40}
+}
 
 type tarSource struct {
 	r         io.Reader
 	name      string // for messages
+	maxSparse int64  // sum of the sizes of sparse files
 	whiteouts bool
 }
 
@@ -93,7 +99,7 @@ func (s *tarSource) load(ctx context.Context, t *tree, f *filter) error {
 	if err != nil {
 		return err
 	}
-	l := &tarLoader{placer: placer{t: t, f: f, from: from}, ctx: ctx, o: o, whiteouts: s.whiteouts}
+	l := &tarLoader{placer: placer{t: t, f: f, from: from}, ctx: ctx, o: o, maxSparse: s.maxSparse, whiteouts: s.whiteouts}
 	l.in = &window{f: o.file, buf: make([]byte, 0, 64<<10)}
 	tr := tar.NewReader(l.in)
 	for {
@@ -117,7 +123,7 @@ func (s *tarSource) load(ctx context.Context, t *tree, f *filter) error {
 // spool makes the plain archive readable anywhere.
 func (s *tarSource) spool(ctx context.Context, o *tarOpener) error {
 	head := bufio.NewReaderSize(s.r, 64<<10)
-	magic, err := head.Peek(3)
+	magic, err := head.Peek(4)
 	if err != nil && err != io.EOF {
 		return err
 	}
@@ -127,8 +133,15 @@ func (s *tarSource) spool(ctx context.Context, o *tarOpener) error {
 		if plain, err = gzip.NewReader(head); err != nil {
 			return fmt.Errorf("%w: %w", ErrSource, err)
 		}
-	case string(magic) == "BZh":
+	case bytes.HasPrefix(magic, []byte("BZh")):
 		plain = bzip2.NewReader(head)
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := compress.NewZstdReader(head)
+		if err != nil {
+			return err
+		}
+		defer z.Close() //nolint:errcheck // opened for reading
+		plain = z
 	default:
 		if file, ok := s.r.(*os.File); ok {
 			if fi, err := file.Stat(); err == nil && fi.Mode().IsRegular() {
@@ -143,8 +156,9 @@ func (s *tarSource) spool(ctx context.Context, o *tarOpener) error {
 		return err
 	}
 	o.file, o.own = tmp, true
-	if _, err := io.Copy(tmp, &contextReader{ctx, plain}); err != nil {
-		if errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+	in := &contextReader{ctx, plain, nil}
+	if _, err := io.Copy(tmp, in); err != nil {
+		if in.err == err && ctx.Err() == nil { // not an error of writing
 			return fmt.Errorf("%w: %w", ErrSource, err)
 		}
 		return err
@@ -163,16 +177,20 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
+// contextReader ends with its context, and keeps the error that ended it.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
+	err error
 }
 
 func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+	if c.err = c.ctx.Err(); c.err != nil {
+		return 0, c.err
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	c.err = err
+	return n, err
 }
 
 // tarLoader enters one archive's entries.
@@ -183,6 +201,7 @@ type tarLoader struct {
 	in        *window
 	last      string
 	end       int64 // behind the last entry's contents
+	maxSparse int64 // what is left
 	whiteouts bool
 }
 
@@ -289,6 +308,9 @@ func (l *tarLoader) contents(h *tar.Header, tr *tar.Reader, e *Entry) (uint64, e
 		if l.o.sparse, err = tempFile(); err != nil {
 			return 0, err
 		}
+	}
+	if l.maxSparse -= e.Size; l.maxSparse < 0 {
+		return 0, fmt.Errorf("%w: %q: sparse file of %d bytes: too much", ErrSource, h.Name, e.Size)
 	}
 	at := l.o.sparseEnd
 	buf := make([]byte, 64<<10)
@@ -442,10 +464,17 @@ func (s tarSession) open(t *tree, id inodeID) (content, error) {
 	if i.handle&1 != 0 {
 		f = s.o.sparse
 	}
-	return tarContent{io.NewSectionReader(f, int64(i.handle>>1), i.size)}, nil
+	begin := int64(i.handle >> 1)
+	return tarContent{io.NewSectionReader(f, begin, i.size), f, begin}, nil
 }
 
-type tarContent struct{ *io.SectionReader }
+type tarContent struct {
+	*io.SectionReader
+	f     *os.File
+	begin int64
+}
+
+func (c tarContent) dataFrom(at int64) int64 { return seekData(int(c.f.Fd()), c.begin+at) - c.begin }
 
 func (tarContent) Close() error             { return nil }
 func (tarContent) xattrs() ([]xattr, error) { return nil, nil }

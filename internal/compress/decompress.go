@@ -157,6 +157,16 @@ var zstdDecoders = sync.Pool{New: func() any {
 	return d
 }}
 
+// NewZstdReader reads a zstd stream of any length, such as a compressed archive. It
+// refuses windows beyond 128 MiB, as the zstd command does.
+func NewZstdReader(r io.Reader) (io.ReadCloser, error) {
+	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+	if err != nil {
+		return nil, err
+	}
+	return d.IOReadCloser(), nil
+}
+
 func decompressZstd(dst, src []byte) (int, error) {
 	// The padding would be taken for another frame, so the frame is cut out.
 	size, err := zstdFrameLen(src)
