@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,7 +39,11 @@ func xattring(name string, weight, how int, fill func(m *opMaker, o *fileOp)) op
 			if err := k.readOnlyACL(o); err != nil {
 				return err
 			}
-			return unix.Lsetxattr(k.dir+o.path, o.path2, o.data, how)
+			err := unix.Lsetxattr(k.dir+o.path, o.path2, o.data, how)
+			if err == unix.ENOSPC {
+				err = replaceXattr(k.dir+o.path, o.path2, o.data)
+			}
+			return err
 		},
 		func(ctx context.Context, w *ourSide, o *fileOp) error {
 			if err := fstree.CheckXattr(o.path2, len(o.data)); err != nil {
@@ -67,6 +72,23 @@ func (k *kernelSide) readOnlyACL(o *fileOp) error {
 		if err := unix.Faccessat(unix.AT_FDCWD, p, unix.W_OK, unix.AT_SYMLINK_NOFOLLOW); err == unix.EROFS {
 			return err
 		}
+	}
+	return nil
+}
+
+// replaceXattr sets an attribute anew. Linux replaces a value by a longer one
+// only where the leaf happens to have room.
+func replaceXattr(path, name string, value []byte) error {
+	old := make([]byte, 1<<16)
+	n, err := unix.Lgetxattr(path, name, old)
+	if err != nil {
+		return unix.ENOSPC
+	}
+	if err := unix.Lremovexattr(path, name); err != nil {
+		return err
+	}
+	if err := unix.Lsetxattr(path, name, value, 0); err != nil {
+		return errors.Join(err, unix.Lsetxattr(path, name, old[:n], 0))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -62,6 +63,17 @@ func node(name string, typ uint32, mode fs.FileMode, dev uint32) opKind {
 func isStub(path string) bool {
 	var st unix.Stat_t
 	return unix.Lstat(path, &st) == nil && st.Ino == 2
+}
+
+// throughStub says whether an operation is about such a directory. Linux lets
+// attributes of it be set, and forgets them.
+func (k *kernelSide) throughStub(o *fileOp) bool {
+	for _, p := range []string{o.path, o.path2} {
+		if isStub(k.dir+p) || isStub(filepath.Dir(k.dir+p)) {
+			return true
+		}
+	}
+	return false
 }
 
 // renaming is the operation renameat2 with flags.
@@ -329,6 +341,9 @@ func handleOps() []opKind {
 			// A Writer looks at flags with every change, Linux at open.
 			if f, err := unix.IoctlGetInt(int(k.files[o.n].Fd()), unix.FS_IOC_GETFLAGS); err != nil || f&(0x10|0x20) != 0 {
 				return errors.Join(err, unix.EPERM)
+			}
+			if err := unix.Faccessat(int(k.files[o.n].Fd()), "", unix.W_OK, unix.AT_EMPTY_PATH); err == unix.EROFS {
+				return err
 			}
 			_, err := k.files[o.n].WriteAt(o.data, o.off)
 			return err

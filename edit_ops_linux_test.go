@@ -147,7 +147,8 @@ type opMaker struct {
 	// at unmount, and puts preallocation behind inline extents, which the
 	// low-memory mode of btrfs check calls a gap.
 	holes bool
-	links bool // see variant
+	// See variant; noFlags: which flags may be set depends on those before.
+	links, noFlags bool
 
 	kinds []opKind
 	total int      // of the kinds' weights
@@ -264,6 +265,9 @@ func (m *opMaker) next() *fileOp {
 			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool {
 				return strings.HasPrefix(k.name, "snapshot") || k.name == "allocatekeep" || k.name == "zerokeep"
 			})
+		}
+		if m.noFlags {
+			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool { return strings.HasSuffix(k.name, "flags") })
 		}
 		if !m.links {
 			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool { return k.name == "manylinks" })

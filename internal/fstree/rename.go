@@ -210,6 +210,9 @@ func (m *move) check(ctx context.Context) error {
 		err = m.checkSubvols()
 	}
 	if err == nil {
+		err = m.checkEmpty(ctx)
+	}
+	if err == nil {
 		err = m.checkRoom(ctx)
 	}
 	return err
@@ -260,12 +263,18 @@ func (m *move) checkOver(ctx context.Context) error {
 		return fmt.Errorf("%q: %w", m.to.name, syscall.ENOTDIR)
 	case !m.from.isDir() && m.to.isDir():
 		return fmt.Errorf("%q: %w", m.to.name, syscall.EISDIR)
-	case m.to.isSubvol() || !m.to.isDir():
+	}
+	return nil
+}
+
+// checkEmpty fails if a directory that is to be replaced holds something.
+func (m *move) checkEmpty(ctx context.Context) error {
+	if !m.to.exists || m.exchange() || m.to.isSubvol() || !m.to.isDir() {
 		return nil
 	}
 	empty, err := m.to.isEmpty(ctx, m.to.what.Location.ObjectID)
 	if err == nil && !empty {
-		return fmt.Errorf("%q: %w", m.to.name, syscall.ENOTEMPTY)
+		err = fmt.Errorf("%q: %w", m.to.name, syscall.ENOTEMPTY)
 	}
 	return err
 }

@@ -355,7 +355,7 @@ func (w *Writer) dropSubvol(ctx context.Context, id disk.ObjectID) error {
 			case err != nil:
 				return err
 			case t.Item().DropProgress != disk.Key{}:
-				return fmt.Errorf("dropped in part by Linux: %w", errors.ErrUnsupported)
+				return w.tx.ResumeDrop(ctx, t)
 			default:
 				if done, err = w.tx.DropSome(ctx, t, dropBatch); err != nil {
 					return err
@@ -452,7 +452,7 @@ func (w *Writer) dropOrphanSubvols(ctx context.Context) error {
 		if err != nil || id == 0 {
 			return err
 		}
-		if err := w.dropSubvol(ctx, id); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		if err := w.dropSubvol(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -117,6 +117,53 @@ func (f *FS) DropSome(ctx context.Context, t *Tree, n int) (done bool, err error
 	return false, nil
 }
 
+// ResumeDrop makes a tree whole that Linux began to drop, so that DropSome can
+// go on. Linux leaves nodes as they are and notes in the root item how far it
+// came: of the nodes from the root down to a level, each the only child of its
+// kind on the way to a key, what is left of that key is gone already. Here these
+// nodes are copied without it.
+//
+// REQUIRES: the writer.
+func (f *FS) ResumeDrop(ctx context.Context, t *Tree) error {
+	level := int(t.item.DropLevel)
+	if level == 0 || level > t.Root().Level {
+		return fmt.Errorf("tree %v was dropped as far as level %d of %d: %w", t.id, level, t.Root().Level, disk.ErrFormat)
+	}
+	t.resuming = true
+	defer func() { t.resuming = false }()
+	n, err := t.OwnRoot(ctx)
+	if err := t.note(err); err != nil {
+		return err
+	}
+	way := []disk.Node{n}
+	for n.Level() > level {
+		child, err := t.readChild(ctx, btree.Child{Addr: n.BlockPtr(0), Level: n.Level() - 1, Generation: n.PtrGeneration(0), First: n.Key(0)})
+		if err != nil {
+			return err
+		}
+		if n, err = (source{t}).Copy(ctx, t.id, child, false); err != nil {
+			return err
+		}
+		way = append(way, n)
+	}
+	for i := len(way) - 1; i > 0; i-- {
+		way[i-1].SetPtr(0, way[i].Key(0), way[i].Bytenr(), way[i].Generation())
+	}
+	t.item.DropProgress, t.item.DropLevel = disk.Key{}, 0
+	t.Touch()
+	return nil
+}
+
+// trim takes out of an interior node what ResumeDrop finds gone.
+func (t *Tree) trim(n disk.Node) {
+	gone := n.ChildSlot(t.item.DropProgress)
+	left := n.NrItems() - gone
+	for i := range left {
+		n.SetPtr(i, n.Key(gone+i), n.BlockPtr(gone+i), n.PtrGeneration(gone+i))
+	}
+	n.SetNrItems(left)
+}
+
 // dropChild gives back a child of a private node of a tree that is dropped: if
 // it is a leaf that nobody else uses, with what it refers to; if others use it
 // too, this tree's reference. A node that only this tree uses is for Prune to

@@ -3,6 +3,7 @@ package txn
 import (
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"gobtrfs/disk"
@@ -18,6 +19,7 @@ type Tree struct {
 	fs        *FS
 	id        disk.ObjectID
 	shareable bool
+	resuming  bool // see ResumeDrop
 
 	key     disk.Key      // of the root item; none for root and chunk tree
 	item    disk.RootItem // as the tree has it now, but for the root's place
@@ -129,6 +131,11 @@ func (s source) Copy(ctx context.Context, id disk.ObjectID, n disk.Node, root bo
 		return nil, err
 	}
 	copy(c[96:], n[96:]) // behind the owner: count, level, contents
+	if s.t.resuming {
+		n = disk.Node(slices.Clone(n))
+		s.t.trim(n)
+		s.t.trim(c)
+	}
 	if err := s.t.shareRefs(ctx, n, c, root); err != nil {
 		return nil, err
 	}
