@@ -4,6 +4,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -87,27 +88,68 @@ func (r *readWrite) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 		if in.Mode&^known != 0 {
 			return syscall.EOPNOTSUPP
 		}
-		// The kernel does not say who is asking for it (Linux 6.18 sends no flag
-		// with FALLOCATE): nobody keeps the bits.
-		if err := r.w.DropPrivileges(ctx, p.subvol, p.ino, true); err != nil {
+		// No flag says whether the caller may keep the bits (CAP_FSETID), as one
+		// does for WRITE.
+		if err := r.w.DropPrivileges(ctx, p.subvol, p.ino, in.Uid != 0); err != nil {
 			return err
 		}
 		keepSize := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
-		if in.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0 {
-			if err := r.w.PunchHole(ctx, p.subvol, p.ino, in.Offset, in.Length); err != nil {
-				return err
-			}
-		}
-		if in.Mode&unix.FALLOC_FL_PUNCH_HOLE != 0 {
-			return nil
+		switch {
+		case in.Mode&unix.FALLOC_FL_PUNCH_HOLE != 0:
+			return r.w.PunchHole(ctx, p.subvol, p.ino, in.Offset, in.Length)
+		case in.Mode&unix.FALLOC_FL_ZERO_RANGE != 0:
+			return r.w.ZeroRange(ctx, p.subvol, p.ino, in.Offset, in.Length, keepSize)
 		}
 		return r.w.Allocate(ctx, p.subvol, p.ino, in.Offset, in.Length, keepSize)
 	})
 }
 
-// CopyFileRange shares what can be shared. The kernel copies the rest itself.
+// maxCopy is how much one request shares: the answer has 32 bits.
+const maxCopy = 1 << 30
+
+// CopyFileRange shares whole sectors, and a rest of one at the end of the file.
+// The kernel copies by itself what it is told EOPNOTSUPP of.
 func (r *readWrite) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	return 0, fuse.Status(syscall.EOPNOTSUPP)
+	var n uint64
+	status := r.change("copy_file_range", in.NodeIdOut, func(ctx context.Context, to place) error {
+		from, ok := r.s.place(in.NodeId)
+		if !ok {
+			return syscall.EBADF
+		}
+		source, err := r.inode(from)
+		if err != nil {
+			return err
+		}
+		target, err := r.inode(to)
+		if err != nil {
+			return err
+		}
+		if in.OffIn >= source.Size {
+			return nil
+		}
+		n = min(in.Len, source.Size-in.OffIn, maxCopy)
+		sector := r.w.Txn().SectorSize()
+		if in.OffIn+n < source.Size || in.OffOut+n < target.Size {
+			n -= n % sector
+		}
+		if n == 0 || in.OffIn%sector != 0 || in.OffOut%sector != 0 {
+			return syscall.EOPNOTSUPP
+		}
+		if err := r.w.DropPrivileges(ctx, to.subvol, to.ino, in.Uid != 0); err != nil {
+			return err
+		}
+		err = r.w.CloneRange(ctx, fstree.CloneArgs{
+			Sub: from.subvol, Ino: from.ino, Off: in.OffIn, Length: n, ToSub: to.subvol, To: to.ino, ToOff: in.OffOut,
+		})
+		if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EXDEV) {
+			err = syscall.EOPNOTSUPP // cannot be shared: checksums here and none there
+		}
+		return err
+	})
+	if status != fuse.OK {
+		return 0, status
+	}
+	return uint32(n), fuse.OK
 }
 
 // SetXAttr sets an extended attribute.

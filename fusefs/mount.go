@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	btrfs "gobtrfs"
+	"gobtrfs/internal/clock"
 )
 
 // Options of a mount. The zero value mounts for the calling user alone.
@@ -72,7 +73,7 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		cancel()
 		return nil, fmt.Errorf("read the top directory: %w", err)
 	}
-	fs, err := fuse.NewServer(counted{raw}, dir, o.fuse(raw.known != nil))
+	fs, err := fuse.NewServer(counted{raw, clock.System{}}, dir, o.fuse(raw.known != nil))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)

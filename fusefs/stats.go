@@ -50,11 +50,11 @@ type counters struct {
 	bytesRead, bytesWritten atomic.Uint64
 }
 
-// count counts a request that began at start.
-func (c *counters) count(o op, start time.Time, failed bool) {
+// count counts a request that took so long.
+func (c *counters) count(o op, took time.Duration, failed bool) {
 	n := &c.ops[o]
 	n.requests.Add(1)
-	n.nanos.Add(uint64(time.Since(start)))
+	n.nanos.Add(uint64(took))
 	if failed {
 		n.errors.Add(1)
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -265,6 +266,65 @@ func TestListingsAreStableUnderChange(t *testing.T) {
 	for i := range n {
 		if _, ok := slices.BinarySearch(seen, filepath.Base(name(i))); !ok && i%10 != 0 {
 			t.Errorf("%s is not listed", filepath.Base(name(i)))
+		}
+	}
+}
+
+// TestCopiesShareTheirExtents copies with copy_file_range(2), as cp(1) does: it
+// takes no space, and what is not whole sectors arrives as well.
+func TestCopiesShareTheirExtents(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	image := oracle.Mkfs(t, 256*mib)
+	t.Cleanup(func() { oracle.CheckWith(t, oracle.CheckOptions{Data: true}, image) })
+	s := serveWritable(t, Options{}, image)
+	want := oracle.Noise(1, 60*mib+1234)
+	if err := os.WriteFile(s.dir+"/from", want, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Run(t, "sync", s.dir+"/from")
+	var before, after unix.Statfs_t
+	if err := unix.Statfs(s.dir, &before); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 { // 300 MiB would not fit
+		oracle.Run(t, "cp", s.dir+"/from", fmt.Sprintf("%s/to-%d", s.dir, i))
+	}
+	oracle.Run(t, "sync", s.dir+"/from")
+	if err := unix.Statfs(s.dir, &after); err != nil {
+		t.Fatal(err)
+	}
+	if used := int64(before.Bfree-after.Bfree) * int64(after.Bsize); used > 5*mib {
+		t.Errorf("five copies take %d bytes", used)
+	}
+	for i := range 5 {
+		if got, err := os.ReadFile(fmt.Sprintf("%s/to-%d", s.dir, i)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("copy %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+	// Parts that no extent can be cut for.
+	from, err := os.Open(s.dir + "/from")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(s.dir+"/to-0", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	for _, c := range []struct{ in, out, n int64 }{{4096, 8192, 5000}, {100, 200, 70_000}, {0, mib, 3 * mib}} {
+		in, out := c.in, c.out
+		for left := c.n; left > 0; {
+			n, err := unix.CopyFileRange(int(from.Fd()), &in, int(to.Fd()), &out, int(left), 0)
+			if err != nil || n == 0 {
+				t.Fatalf("copy_file_range: %d, %v", n, err)
+			}
+			left -= int64(n)
+		}
+		got := make([]byte, c.n)
+		if _, err := to.ReadAt(got, c.out); err != nil || !bytes.Equal(got, want[c.in:c.in+c.n]) {
+			t.Errorf("%d bytes from %d to %d are others, %v", c.n, c.in, c.out, err)
 		}
 	}
 }
