@@ -49,6 +49,9 @@ make_files() { # IMAGE FILES
 		        f.write(buf[:r.randint(1, 1900)] if r.random() < 0.8 else buf)
 	P
 	unmount_image
+	local have
+	have=$("$gobtrfs" check --json "$1" | sed -n 's/.*"inodes":\([0-9]*\).*/\1/p')
+	((have >= $2)) || { echo "the image has $have inodes, not $2" >&2; exit 1; }
 }
 
 make_data() { # IMAGE CSUM MIB

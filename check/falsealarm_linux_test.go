@@ -8,9 +8,8 @@ import (
 	"gobtrfs/internal/oracle"
 )
 
-// fsync is a shell function.
-const fsync = `fsync() { python3 -c "import os, sys; [os.fsync(os.open(f, os.O_RDONLY)) for f in sys.argv[1:]]" "$@"; }
-`
+// fsync is a shell function: sync with files synchronises only these.
+const fsync = "fsync() { sync \"$@\"; }\n"
 
 // notDamage are states that some version of btrfs check took for damage, or that
 // are easily taken for it, as the kernel makes them.
