@@ -184,6 +184,26 @@ func (e *Editor) at(ctx context.Context, path string) (sub, ino disk.ObjectID, e
 	return sub, ino, nil
 }
 
+// found calls f with what a path leads to. If f finds it gone while the path
+// leads to something else by now, as rename does it, it is called with that.
+func (e *Editor) found(ctx context.Context, path string, f func(sub, ino disk.ObjectID) error) error {
+	sub, ino, err := e.at(ctx, path)
+	for err == nil {
+		if err = f(sub, ino); !errors.Is(err, syscall.ENOENT) {
+			return err
+		}
+		nowSub, nowIno, gone := e.at(ctx, path)
+		switch {
+		case gone != nil:
+			return gone
+		case nowSub == sub && nowIno == ino:
+			return err
+		}
+		sub, ino, err = nowSub, nowIno, nil
+	}
+	return err
+}
+
 // name resolves a path whose last component is a name to add or to take away.
 func (e *Editor) name(ctx context.Context, path string) (fstree.Place, error) {
 	p, err := e.resolve(ctx, path)
@@ -428,11 +448,9 @@ func (e *Editor) PunchHole(ctx context.Context, path string, off, n int64) error
 }
 
 func (e *Editor) setAttr(ctx context.Context, op, path string, c fstree.Change) error {
-	sub, ino, err := e.at(ctx, path)
-	if err == nil {
-		err = e.fs.w.SetAttr(ctx, sub, ino, c)
-	}
-	return pathError(op, path, err)
+	return pathError(op, path, e.found(ctx, path, func(sub, ino disk.ObjectID) error {
+		return e.fs.w.SetAttr(ctx, sub, ino, c)
+	}))
 }
 
 // Chmod sets the permissions, with setuid, setgid and sticky bit.
@@ -600,40 +618,38 @@ func (i *Info) Mode() fs.FileMode { return fileMode(i.Item.Mode) }
 
 // Stat looks at a file as it is now, changes since the last Sync included.
 func (e *Editor) Stat(ctx context.Context, path string) (info Info, err error) {
-	info.Sub, info.Ino, err = e.at(ctx, path)
-	if err == nil {
-		err = e.fs.w.View(ctx, info.Sub, func(ctx context.Context, v *fstree.Subvol) error {
-			info.Item, err = v.Inode(ctx, info.Ino)
+	err = e.found(ctx, path, func(sub, ino disk.ObjectID) error {
+		return e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+			info.Sub, info.Ino = sub, ino
+			info.Item, err = v.Inode(ctx, ino)
 			return err
 		})
-	}
+	})
 	return info, pathError("stat", path, err)
 }
 
 // Names lists a directory as it is now, changes since the last Sync included.
 func (e *Editor) Names(ctx context.Context, path string) (names []string, err error) {
-	sub, ino, err := e.at(ctx, path)
-	if err == nil {
-		err = e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+	err = e.found(ctx, path, func(sub, ino disk.ObjectID) error {
+		return e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
 			it := v.ReadDir(ctx, ino, 0)
 			for it.Next() {
 				names = append(names, string(it.Entry().Name))
 			}
 			return it.Err()
 		})
-	}
+	})
 	return names, pathError("list", path, err)
 }
 
 // ReadAt reads from a regular file as it is now, changes since the last Sync
 // included. At the end of the file the error is io.EOF.
 func (e *Editor) ReadAt(ctx context.Context, path string, p []byte, off int64) (n int, err error) {
-	sub, ino, err := e.at(ctx, path)
-	if err == nil && off < 0 {
-		err = syscall.EINVAL
-	}
-	if err == nil {
-		err = e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
+	err = e.found(ctx, path, func(sub, ino disk.ObjectID) error {
+		if off < 0 {
+			return syscall.EINVAL
+		}
+		return e.fs.w.View(ctx, sub, func(ctx context.Context, v *fstree.Subvol) error {
 			item, err := v.Inode(ctx, ino)
 			if err != nil {
 				return err
@@ -644,7 +660,7 @@ func (e *Editor) ReadAt(ctx context.Context, path string, p []byte, off int64) (
 			n, err = v.Reader(ino, &item).ReadAt(ctx, p, uint64(off))
 			return err
 		})
-	}
+	})
 	if err == io.EOF {
 		return n, err
 	}

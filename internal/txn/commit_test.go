@@ -86,7 +86,9 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-func key(i int) disk.Key { return disk.Key{ObjectID: disk.RootDirObjectID, Type: disk.KeyVerityMerkle, Offset: uint64(i)} }
+func key(i int) disk.Key {
+	return disk.Key{ObjectID: disk.RootDirObjectID, Type: disk.KeyVerityMerkle, Offset: uint64(i)}
+}
 
 // put inserts or replaces an item of the top-level tree, large enough that few
 // share a leaf.

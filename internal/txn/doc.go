@@ -40,7 +40,8 @@
 //
 // # Lock order
 //
-//	cycle         taken by whoever commits, from before settling until the commit is durable; I/O allowed
+//	FS.admission  operations share it; one has it alone when space is short; tickets and commits are waited for
+//	 cycle        taken by whoever commits, from before settling until the commit is durable; I/O allowed
 //	  FS.state    the running transaction: a writer (an operation, settling) or readers (Look); I/O allowed
 //	    FS.growth the chunk tree, device items, system array, map of chunks; a channel; I/O allowed
 //	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu: innermost; no I/O

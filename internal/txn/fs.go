@@ -79,6 +79,9 @@ type FS struct {
 
 	state  rwLock        // of the running transaction: who holds it for writing is "the writer"
 	growth chan struct{} // a semaphore: the chunk tree
+	// admission is held by operations from before their promise until they end:
+	// for writing by one that is alone because space is short.
+	admission rwLock
 
 	failure   atomic.Pointer[error]
 	abortOnce sync.Once

@@ -62,13 +62,16 @@ func TestLockOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		var l rwLock
-		var order []string
+		var mu sync.Mutex
+		var order []string // protected by mu
 		enter := func(name string, lock func(context.Context) error, unlock func()) {
 			go func() {
 				if err := lock(ctx); err != nil {
 					t.Error(err)
 				}
+				mu.Lock()
 				order = append(order, name)
+				mu.Unlock()
 				time.Sleep(time.Second)
 				unlock()
 			}()
@@ -85,6 +88,8 @@ func TestLockOrder(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		want := []string{"r1", "r2", "w1", "r3", "w2"}
 		for i := range want {
 			if i >= len(order) || order[i] != want[i] {

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"context"
+	"errors"
 
 	"gobtrfs/internal/space"
 )
@@ -25,6 +26,15 @@ func (f *FS) ReserveItems(ctx context.Context, items int, c space.Class) (space.
 		return 0, err
 	}
 	n := f.itemBytes(items)
+	err := f.space.Metadata().Reserve(ctx, n, c)
+	if !errors.Is(err, space.ErrNoSpace) {
+		return n, err
+	}
+	// Perhaps only for what operations are promised that are about to end.
+	if err := f.admission.Lock(ctx); err != nil {
+		return 0, err
+	}
+	defer f.admission.Unlock()
 	return n, f.space.Metadata().Reserve(ctx, n, c)
 }
 
@@ -50,17 +60,18 @@ func (f *FS) Do(ctx context.Context, items int, c space.Class, op func(ctx conte
 
 // Run runs an operation that may have its promise already; see Do.
 func (f *FS) Run(ctx context.Context, op Operation) error {
-	n, err := f.promise(ctx, &op)
+	p, err := f.promise(ctx, &op)
 	if err != nil {
 		return err
 	}
 	if err := f.lockWriter(ctx); err != nil {
-		f.ReleaseItems(n)
+		p.end()
 		return err
 	}
-	err = f.perform(ctx, n, &op)
+	err = f.perform(ctx, p, &op)
 	full := f.fullness() >= 1 && f.replaying.Load() == nil
 	f.state.Unlock()
+	p.end()
 	if full {
 		f.commitSoon()
 	}
@@ -76,18 +87,16 @@ func (f *FS) RunCommitted(ctx context.Context, op Operation) error {
 			return err
 		}
 	}
-	n, err := f.promise(ctx, &op)
+	p, err := f.promise(ctx, &op)
 	if err != nil {
 		return err
 	}
-	err = f.cycle.take(ctx)
-	if err == nil {
-		if err = f.lockWriter(ctx); err != nil {
-			f.cycle.give(0)
-		}
+	defer p.end()
+	if err := f.cycle.take(ctx); err != nil {
+		return err
 	}
-	if err != nil {
-		f.ReleaseItems(n)
+	if err := f.lockWriter(ctx); err != nil {
+		f.cycle.give(0)
 		return err
 	}
 	var s *sealed
@@ -96,40 +105,109 @@ func (f *FS) RunCommitted(ctx context.Context, op Operation) error {
 	}
 	if err != nil {
 		err = f.abort(err)
-		f.ReleaseItems(n)
 	} else {
-		err = f.perform(ctx, n, &op)
+		err = f.perform(ctx, p, &op)
 	}
 	f.state.Unlock()
 	f.cycle.spawn(func() { f.finish(s) })
 	return err
 }
 
-// promise reserves room for an operation unless it has a promise, after waiting
-// for commits to catch up with operations.
-func (f *FS) promise(ctx context.Context, op *Operation) (space.Bytes, error) {
-	if err := f.throttle(ctx); err != nil {
-		f.ReleaseItems(op.Promised)
-		return 0, err
-	}
-	if op.Promised > 0 {
-		return op.Promised, nil
-	}
-	return f.ReserveItems(ctx, op.Items, op.Class)
+// promise is what a running operation may use of metadata.
+type promise struct {
+	fs       *FS
+	n        space.Bytes // left of it
+	admitted func()      // ends the admission; nil: none was needed
+	global   bool        // n is the global reserve's
 }
 
-// perform runs an operation that was promised n bytes, and gives back those
-// that are left.
+// end gives back what is left.
+func (p *promise) end() {
+	switch {
+	case p.n == 0:
+	case p.global:
+		p.fs.space.GlobalReserve().Give(p.n)
+	default:
+		p.fs.space.Metadata().Release(p.n)
+	}
+	if p.admitted != nil {
+		p.admitted()
+	}
+}
+
+// promise reserves room for an operation unless it has a promise, after waiting
+// for commits to catch up with operations.
+//
+// A promise is a worst case that hardly any operation needs, so many at a time
+// would find no space where each alone has plenty. When that is said of one, it
+// waits until it is alone and asks again. What frees space in the end then
+// draws on the global reserve, which commits refill (kernel:
+// btrfs_start_transaction_fallback_global_rsv, 6.18).
+func (f *FS) promise(ctx context.Context, op *Operation) (*promise, error) {
+	p := &promise{fs: f, n: op.Promised}
+	if err := f.throttle(ctx); err != nil {
+		p.end()
+		return nil, err
+	}
+	if p.n > 0 {
+		return p, nil
+	}
+	if err := f.admission.RLock(ctx); err != nil {
+		return nil, err
+	}
+	n := f.itemBytes(op.Items)
+	err := f.space.Metadata().Reserve(ctx, n, op.Class)
+	if err == nil {
+		p.n, p.admitted = n, f.admission.RUnlock
+		return p, nil
+	}
+	f.admission.RUnlock()
+	if !errors.Is(err, space.ErrNoSpace) {
+		return nil, err
+	}
+	if err := f.admission.Lock(ctx); err != nil {
+		return nil, err
+	}
+	p.admitted = f.admission.Unlock
+	err = f.space.Metadata().Reserve(ctx, n, op.Class)
+	if errors.Is(err, space.ErrNoSpace) && (op.Class == space.ClassSteal || op.Class == space.ClassCleaner) {
+		p.global = true
+		err = f.borrow(ctx, n, err)
+	}
+	if err != nil {
+		p.end()
+		return nil, err
+	}
+	p.n = n
+	return p, nil
+}
+
+// borrow takes n bytes of the global reserve, after a commit has refilled it if
+// need be. The error is why if there are not so many.
+func (f *FS) borrow(ctx context.Context, n space.Bytes, why error) error {
+	if f.space.GlobalReserve().Use(n) {
+		return nil
+	}
+	if err := f.Commit(ctx); err != nil {
+		return err
+	}
+	if f.space.GlobalReserve().Use(n) {
+		return nil
+	}
+	return why
+}
+
+// perform runs an operation that was promised room, and leaves in the promise
+// what it did not need.
 //
 // REQUIRES: the writer.
-func (f *FS) perform(ctx context.Context, n space.Bytes, op *Operation) error {
-	f.pool = n
+func (f *FS) perform(ctx context.Context, p *promise, op *Operation) error {
+	f.pool = p.n
 	before := f.changes
 	err := op.Run(context.WithoutCancel(ctx))
 	if err != nil && f.changes != before {
 		err = f.abort(err)
 	}
-	n, f.pool = f.pool, 0
-	f.ReleaseItems(n)
+	p.n, f.pool = f.pool, 0
 	return err
 }
