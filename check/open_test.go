@@ -2,8 +2,10 @@ package check_test
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"gobtrfs/blockdev"
 	"gobtrfs/check"
@@ -177,5 +179,54 @@ func TestLostRootTree(t *testing.T) {
 		if f := &r.Findings[i]; f.Code == check.CodeBackupRoot && !strings.Contains(f.Means, "rescue=usebackuproot") {
 			t.Error(f)
 		}
+	}
+}
+
+// TestRandomSuperblocksDoNoHarm overwrites random bytes of the superblock and of
+// the chunk root, checksums right, and demands an end in time and no panic: a
+// damaged chunk tree is gone past, so more of what is hostile is looked at.
+func TestRandomSuperblocksDoNoHarm(t *testing.T) {
+	e := editable(t)
+	rng := rand.New(rand.NewPCG(5, 6))
+	root := e.vol.Super().ChunkRoot
+	first := make([]byte, disk.SuperInfoSize)
+	if _, err := e.dev.ReadAt(first, disk.SuperInfoOffset); err != nil {
+		t.Fatal(err)
+	}
+	node := e.read(root)
+	for range 300 {
+		if rng.IntN(2) == 0 {
+			e.editSuper(0, func(b []byte) {
+				for range 1 + rng.IntN(4) {
+					// Half of the changes in the system chunks.
+					o := disk.CsumSize + rng.IntN(800)
+					if rng.IntN(2) == 0 {
+						o = 811 + rng.IntN(150)
+					}
+					b[o] = byte(rng.Uint32())
+				}
+			})
+		}
+		n := append(disk.Node(nil), node...)
+		for range rng.IntN(4) {
+			o := disk.CsumSize + rng.IntN(300)
+			if rng.IntN(2) == 0 {
+				o = len(n) - 1 - rng.IntN(700)
+			}
+			n[o] = byte(rng.Uint32())
+		}
+		e.write(root, n)
+		start := time.Now()
+		checkDevice(t, e.dev)
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("took %v", d)
+		}
+		e.write(root, node)
+		if _, err := e.dev.WriteAt(first, disk.SuperInfoOffset); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := checkDevice(t, e.dev); r.Damaged() || !r.Complete {
+		t.Errorf("after all was put back: %v", r.Findings)
 	}
 }
