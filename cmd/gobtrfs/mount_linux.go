@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -51,7 +52,8 @@ func checkMountPoint(dir string) error {
 	return nil
 }
 
-// remount does nothing but accept what is already so.
+// remount makes a mount read-only or, if its filesystem is open for writing,
+// writable again. All else stays as it is.
 func remount(r *mountRequest) error {
 	m, err := findMount(r.dir)
 	if err != nil {
@@ -59,6 +61,19 @@ func remount(r *mountRequest) error {
 	}
 	if m.fsType != mountType {
 		return fmt.Errorf("%s is a mount of type %s, not %s", r.dir, m.fsType, mountType)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(m.dir, &st); err != nil {
+		return fmt.Errorf("remount %s: %w", r.dir, err)
+	}
+	// The bits of statfs and of mount have the same values, as far as these go.
+	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
+	flags := uintptr(st.Flags)&kept | unix.MS_REMOUNT
+	if r.o.readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount(m.source, m.dir, "", flags, ""); err != nil {
+		return fmt.Errorf("remount %s: %w", r.dir, err)
 	}
 	return nil
 }
@@ -262,12 +277,12 @@ func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*image
 	m := &image{}
 	r.o.open.Writable = !r.o.readOnly
 	r.o.image.writable = r.o.open.Writable
-	err := r.o.image.openDevices(ctx, m, r.image)
-	if err != nil {
+	if err := openWhenFree(ctx, r, m); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	o := r.o.open
 	o.Events = logEvents(log)
+	var err error
 	m.FS, err = btrfs.OpenDevices(ctx, m.devs, o)
 	for root := 1; err != nil && r.o.backup && root <= disk.NumBackupRoots; root++ {
 		log.Warn("going back to a backup root", "backup", root, "err", err)
@@ -281,6 +296,50 @@ func openToMount(ctx context.Context, r *mountRequest, log *slog.Logger) (*image
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// umount(8) does not wait for a FUSE server: the one that had the image may
+// still be writing its last commit. Waiting for it is bounded.
+const (
+	lastCommitWait = time.Minute
+	lastCommitStep = 20 * time.Millisecond
+)
+
+// openWhenFree opens the devices. If they are locked, and not because they are
+// mounted, it waits.
+func openWhenFree(ctx context.Context, r *mountRequest, m *image) error {
+	for waited := time.Duration(0); ; waited += lastCommitStep {
+		err := r.o.image.openDevices(ctx, m, r.image)
+		if !errors.Is(err, unix.EWOULDBLOCK) || waited >= lastCommitWait {
+			return err
+		}
+		if dir, ok := mountedOn(r.image); ok {
+			return fmt.Errorf("%s is mounted on %s already", r.image, dir)
+		}
+		if err := m.Close(); err != nil {
+			return err
+		}
+		m.devs = nil
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lastCommitStep):
+		}
+	}
+}
+
+// mountedOn says where an image is mounted, as far as mounts tell it.
+func mountedOn(image string) (dir string, ok bool) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", false
+	}
+	for line := range strings.Lines(string(info)) {
+		if m, ok := parseMountInfo(line); ok && m.fsType == mountType && m.source == image {
+			return m.dir, true
+		}
+	}
+	return "", false
 }
 
 // selectSubvolume opens the subvolume that the options name.

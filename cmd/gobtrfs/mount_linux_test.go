@@ -242,6 +242,21 @@ func mountInTheBackgroundAndUmount(t *testing.T, bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, tc := range []struct {
+		opts string
+		want error
+	}{{"remount,ro", unix.EROFS}, {"remount,rw", nil}} {
+		if out, code := r.run("mount", "-o", tc.opts, r.img, r.dir); code != 0 {
+			t.Errorf("%s exits with %d: %s", tc.opts, code, out)
+		}
+		if err := os.WriteFile(r.dir+"/again", nil, 0o644); !errors.Is(err, tc.want) {
+			t.Errorf("writing after %s: %v, want %v", tc.opts, err, tc.want)
+		}
+	}
+	other := t.TempDir()
+	if out, code := r.run("mount", r.img, other); code != 1 || !strings.Contains(out, "is mounted on "+r.dir) {
+		t.Errorf("mounting twice exits with %d: %s", code, out)
+	}
 	if out, code := r.run("umount", r.dir); code != 1 || !strings.Contains(out, "in use") {
 		t.Errorf("umount of a busy mount exits with %d: %s", code, out)
 	}
@@ -364,6 +379,13 @@ func breakRoot(t *testing.T, img string) {
 func fusermountEndsTheServer(t *testing.T, bin string) {
 	r := newRig(t, bin)
 	r.mount()
+	for range 5 { // a mount waits for the last commit of the one before
+		if err := os.WriteFile(r.dir+"/new", make([]byte, 1<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		oracle.Run(t, "fusermount3", "-u", r.dir)
+		r.mount()
+	}
 	oracle.Run(t, "fusermount3", "-u", r.dir)
 	if !r.gone(10 * time.Second) {
 		t.Error("the server stays")
@@ -711,7 +733,7 @@ func TestMountInfoLines(t *testing.T) {
 	t.Parallel()
 	const line = `36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - ext3 /dev/root rw,errors=continue` + "\n"
 	m, ok := parseMountInfo(line)
-	if want := (mountEntry{`/mnt 2\x`, "ext3", 98 << 20}); !ok || m != want {
+	if want := (mountEntry{`/mnt 2\x`, "ext3", 98 << 20, "/dev/root"}); !ok || m != want {
 		t.Errorf("%+v, %v, want %+v", m, ok, want)
 	}
 	for _, bad := range []string{"", "36 35 98:0 /mnt1", "36 35 98:0 / /x rw - ", "36 35 x:0 / /x rw - ext3 a b"} {

@@ -23,6 +23,7 @@ const mountType = "fuse.gobtrfs"
 type mountEntry struct {
 	dir, fsType string
 	connection  uint64 // the kernel's number of the FUSE connection: the device
+	source      string
 }
 
 // umount unmounts and waits for the server.
@@ -87,6 +88,9 @@ func parseMountInfo(line string) (m mountEntry, ok bool) {
 	for i := 6; i+1 < len(fields); i++ {
 		if fields[i] == "-" {
 			m.fsType = fields[i+1]
+			if i+2 < len(fields) {
+				m.source = unescapeMountInfo(fields[i+2])
+			}
 			break
 		}
 	}
