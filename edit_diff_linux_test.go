@@ -67,7 +67,7 @@ func editBeside(t *testing.T, seed uint64, v *variant) {
 	t.Helper()
 	t.Logf("-edit.seed=%d: %v", seed, v)
 	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
-	gen := &opMaker{rnd: rand.New(rand.NewPCG(seed, 1)), holes: v.holes, links: v.links, noFlags: !v.flags}
+	gen := &opMaker{rnd: rand.New(rand.NewPCG(seed, 1)), holes: v.holes, noFlags: !v.flags}
 	for round := range *editRounds {
 		editRound(t, v, gen, ours, theirs, round)
 		if t.Failed() {

@@ -273,7 +273,7 @@ func tmpfile(name, kinds string, linkable bool) opKind {
 				return err
 			}
 			if !p.Exists() {
-				return unix.ENOENT
+				return p.Missing()
 			}
 			if p.Type != disk.FtDir {
 				return unix.ENOTDIR

@@ -147,8 +147,9 @@ type opMaker struct {
 	// at unmount, and puts preallocation behind inline extents, which the
 	// low-memory mode of btrfs check calls a gap.
 	holes bool
-	// See variant; noFlags: which flags may be set depends on those before.
-	links, noFlags bool
+	// noFlags: which flags may be set depends on those that either side set by
+	// itself.
+	noFlags bool
 
 	kinds []opKind
 	total int      // of the kinds' weights
@@ -268,9 +269,6 @@ func (m *opMaker) next() *fileOp {
 		}
 		if m.noFlags {
 			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool { return strings.HasSuffix(k.name, "flags") })
-		}
-		if !m.links {
-			m.kinds = slices.DeleteFunc(m.kinds, func(k opKind) bool { return k.name == "manylinks" })
 		}
 		for _, k := range m.kinds {
 			m.total += k.weight

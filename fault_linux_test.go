@@ -75,7 +75,7 @@ func TestDeviceFaults(t *testing.T) {
 		e, err := top.Edit()
 		must(t, err)
 		w := &ourSide{Editor: e, w: f.Writer()}
-	gen := opMaker{rnd: rand.New(rand.NewPCG(7, 7))}
+		gen := opMaker{rnd: rand.New(rand.NewPCG(7, 7))}
 		last := f.Super().Generation
 		note := func() { // snapshots commit by themselves
 			if g := f.Super().Generation; g != last {

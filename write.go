@@ -178,7 +178,7 @@ func (e *Editor) at(ctx context.Context, path string) (sub, ino disk.ObjectID, e
 		return 0, 0, err
 	}
 	if !p.Exists() {
-		return 0, 0, syscall.ENOENT
+		return 0, 0, p.Missing()
 	}
 	sub, ino = p.Target()
 	return sub, ino, nil
@@ -256,7 +256,7 @@ func (e *Editor) Mknod(ctx context.Context, path string, typ fs.FileMode, major,
 func (e *Editor) Link(ctx context.Context, target, path string) error {
 	t, err := e.name(ctx, target)
 	if err == nil && !t.Exists() {
-		err = syscall.ENOENT
+		err = t.Missing()
 	}
 	if err != nil {
 		return pathError("link", target, err)
@@ -293,7 +293,7 @@ func (e *Editor) Remove(ctx context.Context, path string) error {
 	switch {
 	case err != nil:
 	case !p.Exists():
-		err = syscall.ENOENT
+		err = p.Missing()
 	case p.Type == disk.FtDir:
 		err = e.fs.w.Rmdir(ctx, p.Sub, p.Dir, p.Name)
 	default:

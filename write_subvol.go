@@ -42,7 +42,7 @@ func (e *Editor) DeleteSubvolume(ctx context.Context, path string) error {
 	switch {
 	case err != nil:
 	case !p.Exists():
-		err = syscall.ENOENT
+		err = p.Missing()
 	case p.Child == 0:
 		err = fmt.Errorf("no subvolume: %w", syscall.EINVAL)
 	default:

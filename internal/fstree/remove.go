@@ -34,7 +34,7 @@ func (w *Writer) remove(ctx context.Context, sub, dir disk.ObjectID, name []byte
 		case err != nil:
 			return err
 		case !ok:
-			return fmt.Errorf("%q: %w", name, syscall.ENOENT)
+			return fmt.Errorf("%q: %w", name, (&Place{Name: name}).Missing())
 		}
 		if err := mayChange(dir, &parent, true); err != nil {
 			return err

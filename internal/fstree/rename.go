@@ -48,9 +48,6 @@ func (w *Writer) Rename(ctx context.Context, a RenameArgs) error {
 	if err := a.Flags.Check(); err != nil {
 		return err
 	}
-	if err := checkName(a.To.Name); err != nil {
-		return err
-	}
 	var rest disk.ObjectID
 	err := w.tx.Do(ctx, itemsName*2+itemsCreate+itemsRemove, space.ClassNormal, func(ctx context.Context) error {
 		e, err := w.edit(ctx, a.From.Sub)
@@ -176,6 +173,8 @@ func (m *move) check(ctx context.Context) error {
 	switch {
 	case !m.from.exists:
 		return fmt.Errorf("%q: %w", m.from.name, syscall.ENOENT)
+	case checkName(m.to.name) != nil:
+		return checkName(m.to.name)
 	case m.to.exists && m.args.Flags&RenameNoReplace != 0:
 		return fmt.Errorf("%q: %w", m.to.name, syscall.EEXIST)
 	case !m.to.exists && m.exchange():

@@ -31,6 +31,14 @@ func (p *Place) Exists() bool { return p.Ino != 0 }
 // Entry is the name, which need not exist.
 func (p *Place) Entry() Entry { return Entry{Sub: p.Sub, Dir: p.Dir, Name: p.Name} }
 
+// Missing is the error of a place that must exist and does not.
+func (p *Place) Missing() error {
+	if len(p.Name) > disk.MaxNameLen {
+		return fmt.Errorf("name of %d bytes: %w", len(p.Name), syscall.ENAMETOOLONG)
+	}
+	return syscall.ENOENT
+}
+
 // Target is the inode that the path leads to, and its subvolume.
 func (p *Place) Target() (sub, ino disk.ObjectID) {
 	if p.Child != 0 {
@@ -56,7 +64,7 @@ func (w *Writer) Resolve(ctx context.Context, sub disk.ObjectID, path string) (P
 				return fmt.Errorf("%q: %w", strings.Join(parts[:i], "/"), syscall.ENOENT)
 			case p.Type != disk.FtDir:
 				return fmt.Errorf("%q: %w", strings.Join(parts[:i], "/"), syscall.ENOTDIR)
-			case len(part) > disk.MaxNameLen:
+			case len(part) > disk.MaxNameLen && i < len(parts)-1:
 				return fmt.Errorf("name of %d bytes: %w", len(part), syscall.ENAMETOOLONG)
 			}
 			if e, err = w.step(ctx, e, &p, []byte(part)); err != nil {

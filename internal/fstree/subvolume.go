@@ -234,7 +234,7 @@ func (w *Writer) DeleteSubvol(ctx context.Context, sub, dir disk.ObjectID, name 
 		case err != nil:
 			return err
 		case !ok:
-			return fmt.Errorf("%q: %w", name, syscall.ENOENT)
+			return fmt.Errorf("%q: %w", name, (&Place{Name: name}).Missing())
 		case d.Location.Type != disk.KeyRootItem:
 			return fmt.Errorf("%q is no subvolume: %w", name, syscall.EINVAL)
 		}
