@@ -23,8 +23,8 @@ type Clock = clock.Clock
 // openWriter makes the filesystem writable and finishes what an earlier
 // session left half done.
 func (f *FS) openWriter(ctx context.Context, o Options) error {
-	if o.BackupRoot != 0 || o.SuperMirror != 0 || o.Degraded || o.IgnoreDataChecksums {
-		return fmt.Errorf("open for writing: %w: another state than the last, or not all devices", ErrReadOnly)
+	if o.BackupRoot != 0 || o.SuperMirror != 0 || o.IgnoreDataChecksums {
+		return fmt.Errorf("open for writing: %w: another state than the last", ErrReadOnly)
 	}
 	spec, err := compress.ParseSpec(cmp.Or(o.Compress, "none"))
 	if err != nil {
@@ -37,6 +37,7 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 	}
 	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
 		Clock: o.Clock, Rand: o.Rand, Replay: true, CommitInterval: o.CommitInterval, DirtyNodeBytes: o.DirtyNodeBytes,
+		Degraded: o.Degraded,
 		Committed: func(*disk.Superblock) error {
 			next, err := fstree.Open(context.WithoutCancel(ctx), f.vol, fstree.Options{Cache: base.Cache()})
 			if err != nil {

@@ -69,9 +69,7 @@ func (f *FS) recordChunk(ctx context.Context, c *space.Chunk, m *disk.ChunkMappi
 		f.super.SysChunkArray = m.Append(chunkKey(c.Start).Append(slices.Clone(f.super.SysChunkArray)))
 		f.super.SysChunkArraySize = uint32(len(f.super.SysChunkArray))
 	}
-	if c.Flags&(disk.BlockGroupRAID1C3|disk.BlockGroupRAID1C4) != 0 {
-		f.super.IncompatFlags |= disk.IncompatRAID1C34
-	}
+	f.addFeatures(c)
 	return nil
 }
 
@@ -115,6 +113,7 @@ func (f *FS) removeChunk(ctx context.Context, c *space.Chunk) error {
 		return err
 	}
 	f.leaving = append(f.leaving, c.Start)
+	f.dropFeatures()
 	if c.Flags&disk.BlockGroupSystem == 0 {
 		return nil
 	}
@@ -151,7 +150,7 @@ func (f *FS) dropChunks(ctx context.Context, gone []disk.Logical) error {
 func (f *FS) loadDevices(ctx context.Context) error {
 	for _, d := range f.vol.Devices() {
 		f.devItems[d.ID] = d.Item
-		if err := f.space.AddDevice(space.DeviceSpec{ID: d.ID, Size: space.Bytes(min(d.Item.TotalBytes, d.Size))}); err != nil {
+		if err := f.space.AddDevice(f.members.deviceSpec(&d)); err != nil {
 			return err
 		}
 	}
@@ -185,7 +184,7 @@ func (f *FS) loadGroup(ctx context.Context, m *disk.ChunkMapping) (*group, error
 		return nil, f.corrupt(g.key(), "type %v, the chunk has %v", item.Flags, m.Type)
 	}
 	g.used = item.Used
-	spec := space.GroupSpec{Used: space.Bytes(item.Used), Free: []space.Range{}, Chunk: space.Chunk{
+	spec := space.GroupSpec{Used: space.Bytes(item.Used), Free: []space.Range{}, ReadOnly: f.members.closed(m), Chunk: space.Chunk{
 		Start: m.Logical, Length: space.Bytes(m.Length), Flags: m.Type, StripeSize: space.Bytes(m.StripeLength()),
 	}}
 	for _, s := range m.Stripes {

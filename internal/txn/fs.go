@@ -60,6 +60,9 @@ type Options struct {
 	DirtyNodeBytes int64
 	// Space are events of the allocator.
 	Space space.Events
+	// Degraded writes although members are missing or have missed commits,
+	// as far as the profiles in use do without them. Default: all must be there.
+	Degraded bool
 }
 
 // FS is a filesystem that is open for writing. It is safe for concurrent use:
@@ -76,6 +79,7 @@ type FS struct {
 	chunkTreeUUID disk.UUID
 	hasUUIDGen    bool // the UUID tree is known to be complete
 	inStep        bool // operations wait for commits, so that scheduling does not reach the disk
+	members       members
 
 	state  rwLock        // of the running transaction: who holds it for writing is "the writer"
 	growth chan struct{} // a semaphore: the chunk tree
@@ -162,6 +166,8 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	f.refs.init()
 	f.treesMu.Init(rankTrees, 0)
 	f.cycle.init(sb.Generation)
+	f.members = membersOf(v)
+	v.SetCommitted(f.committedBytes)
 	if err := f.gate(); err != nil {
 		return nil, err
 	}
@@ -261,23 +267,7 @@ func (f *FS) gate() error {
 	case sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 && sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0:
 		return unsupported("a filesystem whose free-space tree is not valid")
 	}
-	for _, d := range f.vol.Devices() {
-		switch {
-		case d.Missing:
-			return unsupported(fmt.Sprintf("a filesystem without its device %d", uint64(d.ID)))
-		case d.Stale:
-			return unsupported(fmt.Sprintf("a filesystem whose device %d missed commits", uint64(d.ID)))
-		case d.Seed:
-			return unsupported("a filesystem on a seed device")
-		}
-	}
-	const written = disk.BlockGroupDUP | disk.BlockGroupRAID1Mask
-	for _, c := range f.vol.Chunks() {
-		if p := c.Type.Profile(); p&^written != 0 {
-			return unsupported(disk.ProfileOf(c.Type).Name + " block groups")
-		}
-	}
-	return nil
+	return f.gateMembers()
 }
 
 // gateTrees refuses what the trees say cannot be written yet.
