@@ -1,0 +1,92 @@
+package btrfs_test
+
+import (
+	"flag"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"gobtrfs"
+	"gobtrfs/disk"
+	"gobtrfs/internal/manifest"
+	"gobtrfs/internal/oracle"
+)
+
+var (
+	arraySeed   = flag.Uint64("array.seed", 1, "seed of the edits of filesystems on several devices")
+	arrayRounds = flag.Int("array.rounds", 2, "rounds of edits of each")
+	arrayMkfs   = flag.String("array.mkfs", "", "`DEVICES ARGS…` of mkfs.btrfs; default: varies with the seed")
+)
+
+// arrays are the filesystems that the seed chooses from.
+var arrays = []string{
+	"3 -d raid5 -m raid5", "4 -d raid6 -m raid6", "4 -d raid10 -m raid10", "3 -d raid0 -m raid0",
+	"3 -d raid5 -m raid1", "4 -d raid6 -m raid1c3", "2 -d raid1 -m raid1", "5 -d raid5 -m raid6",
+	"4 -d raid10 -m raid1c4", "3 -d raid5 -m raid5 -n 4096", "4 -d raid6 -m raid6 -n 65536", "3 -d raid5 -m raid1 -R ^free-space-tree",
+	"2 -d raid5 -m raid5", "4 -d raid1c4 -m raid1c4 -O ^no-holes", "3 -d raid1c3 -m raid5", "4 -d single -m raid10",
+	"3 -M -d raid5 -m raid5", "2 -M -d raid1 -m raid1", "4 -M -d raid10 -m raid10", "4 -d raid6 -m raid5",
+}
+
+// newArray is the variant of a specification: the number of devices and the
+// arguments of mkfs.btrfs.
+func newArray(spec string) *variant {
+	words := strings.Fields(spec)
+	v := mkfsVariant(words[1:])
+	v.devices = int(words[0][0] - '0')
+	v.holes = strings.Contains(spec, "^no-holes")
+	return v
+}
+
+// TestArraysBesideKernel is TestEditsBesideKernel in all profiles; after each
+// round the files are whole without as many devices as the profiles tolerate.
+func TestArraysBesideKernel(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	spec := *arrayMkfs
+	if spec == "" {
+		spec = arrays[*arraySeed%uint64(len(arrays))]
+	}
+	t.Logf("-array.seed=%d: mkfs.btrfs %s", *arraySeed, spec)
+	v := newArray(spec)
+	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
+	gen := &opMaker{rnd: rand.New(rand.NewPCG(*arraySeed, 3)), holes: v.holes}
+	for round := range *arrayRounds {
+		editRound(t, v, gen, ours, theirs, round)
+		withoutDevices(t, v, ours)
+		if t.Failed() {
+			t.Fatalf("round %d", round)
+		}
+		ours, theirs = theirs, ours
+	}
+}
+
+// withoutDevices compares what can be read without as many devices as the
+// profiles tolerate with the whole.
+func withoutDevices(t *testing.T, v *variant, images []string) {
+	t.Helper()
+	whole := imageManifest(t, images[0], v.options(images, false))
+	spare := tolerated(t, v, images)
+	for gone := 0; spare > 0 && gone < len(images); gone++ {
+		rest := slices.Clone(images)
+		for range spare {
+			at := gone % len(rest)
+			rest = slices.Delete(rest, at, at+1)
+		}
+		o := v.options(rest, false)
+		o.Degraded = true
+		oracle.RequireSame(t, whole, imageManifest(t, rest[0], o), manifest.All)
+	}
+}
+
+// tolerated is the number of devices that a filesystem does without.
+func tolerated(t *testing.T, v *variant, images []string) int {
+	t.Helper()
+	f, err := btrfs.Open(t.Context(), images[0], v.options(images, false))
+	must(t, err)
+	defer f.Close()
+	n := len(images) - 1
+	for _, c := range f.Store().Volume().Chunks() {
+		n = min(n, disk.ProfileOf(c.Type).Tolerated)
+	}
+	return n
+}
