@@ -39,6 +39,8 @@ type editTarget struct {
 var edits = map[string]edit{
 	"put": putEdit, "mkdir": mkdirEdit, "rm": rmEdit, "mv": mvEdit, "ln": lnEdit, "cp": cpEdit, "chmod": chmodEdit,
 	"chown": chownEdit, "truncate": truncateEdit, "setxattr": setxattrEdit, "fallocate": fallocateEdit,
+	"subvolume create": subvolumeCreateEdit, "subvolume snapshot": subvolumeSnapshotEdit, "subvolume delete": subvolumeDeleteEdit,
+	"subvolume set-default": subvolumeSetDefaultEdit, "subvolume read-only": subvolumeReadOnlyEdit,
 }
 
 const editHelp = `
@@ -63,7 +65,7 @@ func newEditVerb(a *app, name string) *cobra.Command {
 	e := edits[name]
 	var image imageFlags
 	cmd := &cobra.Command{
-		Use:   strings.TrimSpace(name + " IMAGE " + e.use),
+		Use:   strings.TrimSpace(name[strings.LastIndexByte(name, ' ')+1:] + " IMAGE " + e.use),
 		Short: e.short,
 		Long:  e.long + "\n" + editHelp,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -186,6 +188,9 @@ func runBatch(ctx context.Context, t *editTarget, in io.Reader) error {
 }
 
 func runLine(ctx context.Context, t *editTarget, words []string) error {
+	if words[0] == "subvolume" && len(words) > 1 {
+		words = append([]string{words[0] + " " + words[1]}, words[2:]...)
+	}
 	e, ok := edits[words[0]]
 	if !ok {
 		return usagef("unknown edit %q", words[0])

@@ -91,3 +91,33 @@ func TestSplitWords(t *testing.T) {
 		t.Error("an open quote is accepted")
 	}
 }
+
+// TestSubvolumeVerbs makes, shows, changes and deletes subvolumes, one by one
+// and in a batch.
+func TestSubvolumeVerbs(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "fs.img")
+	runVerb(t, "", 0, "mkfs", "--size", "256M", image)
+	runVerb(t, "", 0, "subvolume", "create", image, "/a", "/b")
+	runVerb(t, "hello\n", 0, "put", image, "-", "/a/hello")
+	runVerb(t, "", 0, "subvolume", "snapshot", "-r", image, "/a", "/b")
+	runVerb(t, "", 1, "rm", image, "/b/a/hello")
+	if got := runVerb(t, "", 0, "cat", image, "/b/a/hello"); got != "hello\n" {
+		t.Errorf("the snapshot shows %q", got)
+	}
+	runVerb(t, "", 1, "subvolume", "delete", image, "/b") // holds the snapshot
+	runVerb(t, "", 2, "subvolume", "read-only", image, "/b/a", "maybe")
+	runVerb(t, "", 0, "subvolume", "read-only", image, "/b/a", "false")
+	runVerb(t, "", 0, "rm", image, "/b/a/hello")
+	runVerb(t, "", 0, "subvolume", "set-default", image, "/a")
+	if got := runVerb(t, "", 0, "subvolume", "get-default", image); !strings.HasSuffix(got, " path a\n") {
+		t.Errorf("default: %q", got)
+	}
+	runVerb(t, "", 1, "subvolume", "delete", "--subvol", "/", image, "/a") // the default
+	runVerb(t, "subvolume snapshot / /again\nsubvolume set-default /again\n", 0, "edit", "--batch", "-", image)
+	runVerb(t, "subvolume delete /b/a /b\nmv /a/again /again\nsubvolume create /c\n", 0, "edit", "--subvol", "/", "--batch", "-", image)
+	runVerb(t, "", 0, "subvolume", "delete", "--subvol", "/", image, "/a")
+	if got := runVerb(t, "", 0, "tree", "--subvol", "/", image); !strings.Contains(got, "├── again  [subvolume 259]\n│   └── hello\n└── c ") {
+		t.Errorf("tree:\n%s", got)
+	}
+	runVerb(t, "", 0, "check", image)
+}

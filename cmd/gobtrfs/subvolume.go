@@ -16,9 +16,12 @@ import (
 func newSubvolumeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "subvolume VERB …",
-		Short: "List and show subvolumes and snapshots",
+		Short: "List, show and change subvolumes and snapshots",
 	}
 	cmd.AddCommand(newSubvolumeListCmd(a), newSubvolumeShowCmd(a), newSubvolumeGetDefaultCmd(a))
+	for _, name := range subvolumeEdits {
+		cmd.AddCommand(newEditVerb(a, "subvolume "+name))
+	}
 	return cmd
 }
 
