@@ -21,7 +21,7 @@ import (
 func (r *readWrite) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	n := 0
 	status := r.change("write", in.NodeId, func(ctx context.Context, p place) (err error) {
-		if err := r.w.DropPrivileges(ctx, p.subvol, p.ino, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0); err != nil {
+		if err := r.dropPrivileges(ctx, p, in.NodeId, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0); err != nil {
 			return err
 		}
 		if n, err = r.w.WriteAt(ctx, p.subvol, p.ino, data, in.Offset); n > 0 {
@@ -31,6 +31,26 @@ func (r *readWrite) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 	})
 	return uint32(n), status
 }
+
+// dropPrivileges is what writing takes away; bits says that the writer may not
+// keep set-uid and set-gid. Of a direct write the kernel forgets that the mode
+// may have changed, so it is told.
+func (r *readWrite) dropPrivileges(ctx context.Context, p place, id uint64, bits bool) error {
+	if bits {
+		item, err := r.inode(p)
+		if err != nil {
+			return err
+		}
+		if item.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+			defer r.s.kernel.InodeNotify(id, attributesOnly, 0)
+		}
+	}
+	return r.w.DropPrivileges(ctx, p.subvol, p.ino, bits)
+}
+
+// attributesOnly is the offset that InodeNotify takes for "no pages": those may
+// be locked by the very request that is being answered.
+const attributesOnly = -1
 
 // SetAttr changes size, mode, owner and times.
 func (r *readWrite) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
@@ -162,7 +182,18 @@ func (r *readWrite) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string
 		case unix.XATTR_REPLACE:
 			how = fstree.XattrReplace
 		}
-		return r.w.SetXattr(ctx, p.subvol, p.ino, attr, data, how)
+		if err := r.w.SetXattr(ctx, p.subvol, p.ino, attr, data, how); err != nil {
+			return err
+		}
+		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
+			return nil
+		}
+		// An ACL set by somebody who is not in the file's group.
+		item, err := r.inode(p)
+		if kept := item.Mode &^ unix.S_ISGID; err == nil && kept != item.Mode {
+			err = r.w.SetAttr(ctx, p.subvol, p.ino, fstree.Change{Mode: &kept})
+		}
+		return err
 	})
 }
 

@@ -328,3 +328,46 @@ func TestCopiesShareTheirExtents(t *testing.T) {
 		}
 	}
 }
+
+// TestWritersLosePrivileges has an ordinary user write to a set-uid file, also
+// directly, and set an ACL on a set-gid file of a group that is not theirs.
+func TestWritersLosePrivileges(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	s := serveWritable(t, Options{}, oracle.Mkfs(t, 256*mib))
+	const nobody = 65534
+	asNobody := []string{"--reuid=65534", "--regid=65534", "--clear-groups"}
+	if err := os.Chmod(s.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(s.dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"buffered": {"dd", "if=/dev/zero", "bs=4096", "count=1", "conv=notrunc", "status=none", "of="},
+		"direct":   {"dd", "if=/dev/zero", "bs=4096", "count=1", "conv=notrunc", "oflag=direct", "status=none", "of="},
+		"truncate": {"truncate", "-s", "0", ""},
+		"acl":      {"setfacl", "-m", "u:0:rwx", ""},
+	} {
+		path := filepath.Join(s.dir, name)
+		mode, want := uint32(0o6777), uint32(0o777)
+		if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if name == "acl" {
+			if err := os.Chown(path, nobody, 0); err != nil {
+				t.Fatal(err)
+			}
+			mode = 0o2777
+		}
+		if err := unix.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		args[len(args)-1] += path
+		oracle.Run(t, "setpriv", append(slices.Clone(asNobody), args...)...)
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil || st.Mode&0o7777 != want {
+			t.Errorf("%s: mode %o, %v, want %o", name, st.Mode&0o7777, err, want)
+		}
+	}
+}
