@@ -52,6 +52,12 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 			}
 			return f.w.FlushFree(ctx)
 		},
+		Waiting: func() map[disk.ObjectID]uint64 {
+			if f.w == nil {
+				return nil
+			}
+			return f.w.Waiting()
+		},
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ var verbs = []func(*app) *cobra.Command{
 	newFallocateCmd,
 	newEditCmd,
 	newSubvolumeCmd,
+	newQuotaCmd,
+	newQgroupCmd,
 	newUsageCmd,
 	newSyncCmd,
 	newStatsCmd,

@@ -88,13 +88,23 @@ func (t *Tree) Get(ctx context.Context, k disk.Key) (data []byte, ok bool, err e
 	return node.ItemData(slot), true, nil
 }
 
+// Node returns the node of a level, 0 for the leaf, on the way to k, which must
+// not be changed. The level must not be above the root's.
+func (t *Tree) Node(ctx context.Context, k disk.Key, level int) (disk.Node, error) {
+	return t.descendTo(ctx, k, level, nil)
+}
+
 // descend finds the leaf that holds k or would hold it; path, if not nil,
 // gets the interior nodes.
 func (t *Tree) descend(ctx context.Context, k disk.Key, path *[disk.MaxLevel - 1]step) (disk.Node, error) {
+	return t.descendTo(ctx, k, 0, path)
+}
+
+func (t *Tree) descendTo(ctx context.Context, k disk.Key, level int, path *[disk.MaxLevel - 1]step) (disk.Node, error) {
 	node, err := t.cache.Get(ctx, t.root.Bytenr, block.Expect{
 		Level: t.root.Level, Generation: t.root.Generation, Owner: t.root.ID,
 	})
-	for err == nil && !node.IsLeaf() {
+	for err == nil && node.Level() > level {
 		slot := node.ChildSlot(k)
 		if path != nil {
 			path[node.Level()-1] = step{node, slot}

@@ -40,6 +40,9 @@ func (w *Writer) CloneRange(ctx context.Context, a CloneArgs) error {
 }
 
 func (w *Writer) cloneFiles(ctx context.Context, a CloneArgs, fresh bool) error {
+	if err := w.chargeClone(ctx, a); err != nil {
+		return err
+	}
 	unlock, err := w.settleBoth(ctx, fileKey{a.Sub, a.Ino}, fileKey{a.ToSub, a.To})
 	if err != nil {
 		return err
@@ -47,6 +50,22 @@ func (w *Writer) cloneFiles(ctx context.Context, a CloneArgs, fresh bool) error 
 	defer unlock()
 	c := clone{CloneArgs: a, fresh: fresh}
 	return c.run(ctx, w)
+}
+
+// chargeClone has the target's qgroups promise what it comes to refer to.
+func (w *Writer) chargeClone(ctx context.Context, a CloneArgs) error {
+	n := a.Length
+	if n == 0 {
+		err := w.View(ctx, a.Sub, func(ctx context.Context, v *Subvol) error {
+			item, err := v.Inode(ctx, a.Ino)
+			n = item.Size - min(item.Size, a.Off)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return w.charge(ctx, a.ToSub, n, itemsWrite, w.Commit)
 }
 
 // clone is a range on its way.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -92,6 +93,22 @@ type backlog struct {
 	aging    bool // a goroutine waits to call expire
 	expire   func()
 	wg       sync.WaitGroup
+}
+
+// Waiting is how many bytes of contents each subvolume has that are in no
+// extent yet.
+func (w *Writer) Waiting() map[disk.ObjectID]uint64 {
+	b := w.late
+	b.mu.Lock()
+	files := slices.Collect(maps.Values(b.files))
+	b.mu.Unlock()
+	n := make(map[disk.ObjectID]uint64)
+	for _, f := range files {
+		f.mu.Lock()
+		n[f.key.sub] += f.segs.bytes() + f.out.bytes()
+		f.mu.Unlock()
+	}
+	return n
 }
 
 func newBacklog(limit uint64) *backlog {
@@ -252,7 +269,7 @@ func (w *Writer) writePending(ctx context.Context, k fileKey, p []byte, off uint
 		}
 		inPlace := f.flags&(disk.InodeNoDataCow|disk.InodePrealloc) != 0
 		f.mu.Unlock()
-		if err := w.pay(ctx, need, &have, &paid); err != nil {
+		if err := w.pay(ctx, k.sub, need, &have, &paid); err != nil {
 			if inPlace && errors.Is(err, syscall.ENOSPC) {
 				return w.writeInPlace(ctx, k, p, off)
 			}
@@ -262,7 +279,10 @@ func (w *Writer) writePending(ctx context.Context, k fileKey, p []byte, off uint
 }
 
 // pay raises a promise to what is needed.
-func (w *Writer) pay(ctx context.Context, need promise, have *promise, paid *space.Bytes) error {
+func (w *Writer) pay(ctx context.Context, sub disk.ObjectID, need promise, have *promise, paid *space.Bytes) error {
+	if err := w.charge(ctx, sub, need.data-min(need.data, have.data), need.items-min(need.items, have.items), w.Commit); err != nil {
+		return err
+	}
 	if need.data > have.data {
 		if err := w.tx.ReserveData(ctx, need.data-have.data, space.ClassNormal); err != nil {
 			return err

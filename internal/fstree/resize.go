@@ -308,6 +308,9 @@ func (w *Writer) allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 	end := off + n
 	// All is promised before anything is given up or made.
 	avail := roundUp(end, sector) - off/sector*sector + 2*sector
+	if err := w.charge(ctx, sub, avail, itemsWrite, w.Commit); err != nil {
+		return err
+	}
 	if err := w.tx.ReserveData(ctx, avail, space.ClassNormal); err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (w *Writer) writeDirect(ctx context.Context, k fileKey, p []byte, off uint6
 	need := promise{data: roundUp(off+n, sector) - off/sector*sector + 2*sector, items: itemsFile + itemsRun + int(n/itemsBytes)}
 	var have promise
 	l := flight{direct: true, out: segments{{off, p}}}
-	payErr := w.pay(ctx, need, &have, &l.items)
+	payErr := w.pay(ctx, k.sub, need, &have, &l.items)
 	l.data = have.data
 	defer func() {
 		w.tx.ReleaseData(l.data)

@@ -2,6 +2,7 @@ package fstree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -126,6 +127,13 @@ const (
 
 // do runs op on a subvolume that may be written.
 func (w *Writer) do(ctx context.Context, sub disk.ObjectID, items int, c space.Class, op func(ctx context.Context, e *edit) error) error {
+	// What gives space back is not kept from it. Who calls may be at work on a
+	// file, so nothing of what waits in memory can be flushed here.
+	if c == space.ClassNormal {
+		if err := w.charge(ctx, sub, 0, items, w.tx.Commit); err != nil {
+			return err
+		}
+	}
 	return w.tx.Do(ctx, items, c, func(ctx context.Context) error {
 		e, err := w.editable(ctx, sub)
 		if err != nil {
@@ -133,6 +141,21 @@ func (w *Writer) do(ctx context.Context, sub disk.ObjectID, items int, c space.C
 		}
 		return op(ctx, e)
 	})
+}
+
+// charge has a subvolume's qgroups promise n bytes of contents and room for
+// items, which Linux counts as a tree block each. If they cannot, commit may
+// show that less was used than was promised.
+func (w *Writer) charge(ctx context.Context, sub disk.ObjectID, n uint64, items int, commit func(context.Context) error) error {
+	n += uint64(items) * uint64(w.base.super.NodeSize)
+	err := w.tx.Charge(sub, n)
+	if !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	if err := commit(ctx); err != nil {
+		return err
+	}
+	return w.tx.Charge(sub, n)
 }
 
 // editable is edit of a subvolume that may be written.

@@ -134,6 +134,11 @@ func (f *FS) settle(ctx context.Context) error {
 		if groups || roots || f.refs.len() > 0 {
 			continue
 		}
+		if changed, err := f.settleQuota(ctx); err != nil {
+			return err
+		} else if changed {
+			continue
+		}
 		if err := f.lockGrowth(ctx); err != nil {
 			return err
 		}
@@ -246,6 +251,9 @@ func (f *FS) reserveSizes() reserves {
 	trees := space.Bytes(f.root.item.BytesUsed + f.extent.item.BytesUsed + f.csum.item.BytesUsed)
 	if f.fst != nil {
 		trees += space.Bytes(f.fst.tree.item.BytesUsed)
+	}
+	if q := f.quota.Load(); q != nil {
+		trees += space.Bytes(q.tree.item.BytesUsed)
 	}
 	bgt := f.groupTree != f.extent
 	if bgt {

@@ -116,8 +116,12 @@ func (f *FS) runHead(ctx context.Context, h *head) error {
 	if x.item.Refs > 0 {
 		return f.extent.Update(ctx, k, x.encode())
 	}
+	maker := x.takeMaker()
 	if len(x.inline) > 0 {
 		return f.corrupt(k, "no references but %v", x.inline)
+	}
+	if err := f.uncharge(ctx, h, x.item.Generation, maker); err != nil {
+		return err
 	}
 	if err := f.extent.Delete(ctx, k); err != nil {
 		return err
@@ -150,6 +154,12 @@ func (f *FS) insertExtent(ctx context.Context, h *head) error {
 		}
 	}
 	x.item.Flags |= h.setFlags
+	if f.quota.Load().simple() {
+		f.quota.Load().charged(h.maker, int64(h.size))
+		if h.level == dataLevel {
+			x.setMaker(h.maker)
+		}
+	}
 	for _, ref := range sortedRefs(h.deltas) {
 		if h.deltas[ref] < 0 {
 			return fmt.Errorf("new extent %d: reference %+v went below zero: %w", uint64(h.addr), ref, errInternal)

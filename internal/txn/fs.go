@@ -8,7 +8,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"gobtrfs/disk"
@@ -46,6 +45,10 @@ type Options struct {
 	// for contents that wait in memory into extents. It must not wait for a
 	// reservation. Nil: there is nothing of that kind.
 	Flush func(ctx context.Context) error
+	// Waiting is how many bytes of contents each subvolume has that no
+	// operation has put in place, so that its qgroups go on promising room for
+	// them. It is called under the writer. Nil: there are none.
+	Waiting func() map[disk.ObjectID]uint64
 	// Replay opens a filesystem with a pending log tree, which the caller then
 	// replays (Replaying). Default: such a filesystem is refused.
 	Replay bool
@@ -108,8 +111,9 @@ type FS struct {
 	root       *Tree
 	extent     *Tree
 	dev        *Tree
-	csum       *Tree // nil: there is none
-	groupTree  *Tree // where block group items are
+	csum       *Tree                 // nil: there is none
+	groupTree  *Tree                 // where block group items are
+	quota      atomic.Pointer[quota] // nil: there are none; changed by the writer
 	fst        *freeTree
 	groups     []*group // in order of address
 	bytesUsed  uint64
@@ -175,6 +179,9 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 		return nil, err
 	}
 	if err := f.gateTrees(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.loadQuota(ctx); err != nil {
 		return nil, err
 	}
 	if err := f.openSpace(ctx); err != nil {
@@ -262,8 +269,6 @@ func (f *FS) gate() error {
 	switch {
 	case sb.LogRoot != 0 && !f.opts.Replay:
 		return unsupported("a filesystem with a pending log tree that is not to be replayed")
-	case sb.IncompatFlags&disk.IncompatSimpleQuota != 0:
-		return unsupported("a filesystem with simple quotas")
 	case sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 && sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0:
 		return unsupported("a filesystem whose free-space tree is not valid")
 	}
@@ -274,11 +279,6 @@ func (f *FS) gate() error {
 func (f *FS) gateTrees(ctx context.Context) error {
 	unsupported := func(what string) error {
 		return &volume.UnsupportedError{Feature: "writing to a filesystem with " + what}
-	}
-	if _, err := f.Tree(ctx, disk.TreeQuota); err == nil {
-		return unsupported("quotas")
-	} else if !errors.Is(err, syscall.ENOENT) {
-		return err
 	}
 	it, ok, err := f.root.Floor(ctx, disk.Key{ObjectID: disk.TreeReloc, Type: disk.KeyRootItem, Offset: 1<<64 - 1})
 	if err != nil {

@@ -15,8 +15,9 @@ const dataLevel = -1
 type head struct {
 	addr     disk.Logical
 	size     uint64
-	level    int  // dataLevel for data
-	insert   bool // the extent tree has no item for it yet
+	level    int           // dataLevel for data
+	insert   bool          // the extent tree has no item for it yet
+	maker    disk.ObjectID // of a new extent: the tree that it was made for
 	setFlags uint64
 	deltas   map[disk.ExtentRef]int // by reference, Count 0
 }
@@ -35,6 +36,9 @@ func (h *head) sum() int {
 type refs struct {
 	mu    lockrank.Mutex
 	heads map[disk.Logical]*head // protected by mu
+	// seen are the extents of subvolumes whose references may have changed in
+	// this transaction; nil: nobody wants to know. Protected by mu.
+	seen map[disk.Logical]struct{}
 }
 
 // rankRefs: no lock is taken under refs.mu.
@@ -56,6 +60,12 @@ func (r *refs) add(addr disk.Logical, size uint64, level int, ref disk.ExtentRef
 		h = &head{addr: addr, size: size, level: level, insert: insert, deltas: make(map[disk.ExtentRef]int, 2)}
 		r.heads[addr] = h
 	}
+	if insert {
+		h.maker = ref.Root
+	}
+	if r.seen != nil && (ref.Parent != 0 || ref.Root.IsSubvolume()) {
+		r.seen[addr] = struct{}{}
+	}
 	ref.Count = 0
 	if h.deltas[ref] += delta; h.deltas[ref] == 0 {
 		delete(h.deltas, ref)
@@ -65,6 +75,38 @@ func (r *refs) add(addr disk.Logical, size uint64, level int, ref disk.ExtentRef
 		return true
 	}
 	return false
+}
+
+// watch begins to note which extents of subvolumes are touched.
+func (r *refs) watch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = make(map[disk.Logical]struct{})
+}
+
+// unwatch ends that.
+func (r *refs) unwatch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = nil
+}
+
+// touch notes an extent.
+func (r *refs) touch(addr disk.Logical) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen != nil {
+		r.seen[addr] = struct{}{}
+	}
+}
+
+// touched takes what was noted, in rising order.
+func (r *refs) touched() []disk.Logical {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Sorted(maps.Keys(r.seen))
+	clear(r.seen)
+	return out
 }
 
 // setFlags notes flags that the extent item is to get.

@@ -35,6 +35,11 @@ func (f *FS) NewTree(ctx context.Context, id disk.ObjectID, item disk.RootItem) 
 	if err != nil {
 		return nil, err
 	}
+	if t.shareable {
+		if err := f.addQgroup(ctx, uint64(id)); err != nil {
+			return nil, err
+		}
+	}
 	return t, f.enterTree(ctx, t, disk.Key{ObjectID: id, Type: disk.KeyRootItem}, item, root)
 }
 
@@ -82,6 +87,9 @@ func (f *FS) CopyTree(ctx context.Context, src *Tree, id disk.ObjectID, item dis
 	if err := f.modRefs(t, root, 0, 1); err != nil {
 		return nil, err
 	}
+	if err := f.copied(ctx, src.id, id); err != nil {
+		return nil, err
+	}
 	item.LastSnapshot = f.Trans()
 	k := disk.Key{ObjectID: id, Type: disk.KeyRootItem, Offset: f.trans.Load()}
 	return t, f.enterTree(ctx, t, k, item, root)
@@ -112,6 +120,9 @@ func (f *FS) DropSome(ctx context.Context, t *Tree, n int) (done bool, err error
 			return false, err
 		}
 		t.gone = true
+		if q := f.quota.Load(); q != nil && t.shareable {
+			q.dropped = append(q.dropped, t.id)
+		}
 		return true, f.root.Delete(ctx, t.key)
 	}
 	return false, nil
@@ -191,6 +202,9 @@ func (t *Tree) dropChild(ctx context.Context, c btree.Child) (bool, error) {
 			return false, err
 		}
 		return true, f.freeNode(t, c.Addr, 0, treeRef(t.id, 0))
+	}
+	if err := t.touchShared(ctx, c); err != nil {
+		return false, err
 	}
 	// What was made before this tree was made as a snapshot is not in its name.
 	if c.Generation > disk.TransID(t.key.Offset) && !(full && c.Level == 0) {
