@@ -8,6 +8,7 @@ import (
 
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
+	"gobtrfs/internal/space"
 )
 
 const (
@@ -134,21 +135,10 @@ type chunkOrder struct {
 	minLength uint64 // refuse less; 0: anything
 }
 
-// sizeRule is the size rule of the kernel's chunk allocator (init_alloc_chunk_ctl
-// and decide_stripe_size in volumes.c, Linux 6.18): no stripe and no chunk above
-// these, for a filesystem of total bytes.
+// sizeRule is the size rule of the kernel's chunk allocator: no stripe and no chunk
+// above these, for a filesystem of total bytes.
 func sizeRule(flags disk.BlockGroupFlags, total uint64) (maxStripe, maxChunk uint64) {
-	size := uint64(10 * gib)
-	switch {
-	case flags&disk.BlockGroupData != 0:
-	case flags&disk.BlockGroupMetadata != 0:
-		size = 256 * mib
-		if total > 50*gib {
-			size = gib
-		}
-	default:
-		size = 32 * mib
-	}
+	size := uint64(space.DefaultChunkSize(flags, space.Bytes(total)))
 	return min(size, gib), min(total/10, size)
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"gobtrfs/disk"
+	"gobtrfs/internal/space"
 )
 
 // place is a piece of a device.
@@ -13,38 +14,18 @@ type place struct {
 	off uint64
 }
 
-// superRanges are the offsets in a chunk that map to copies of the superblock on
-// any of its devices. The kernel gives nothing out there; on RAID5 and RAID6 the
-// whole row counts, because its parity may stand there.
-func superRanges(c *disk.ChunkMapping) []span {
-	var out []span
-	p := disk.ProfileOf(c.Type)
-	data := uint64(p.DataStripes(len(c.Stripes)))
-	length := c.StripeLength()
-	for i, s := range c.Stripes {
-		for m := range disk.SuperMirrorMax {
-			at := disk.SuperOffset(m)
-			if at < s.Offset || at >= s.Offset+length {
-				continue
-			}
-			row := (at - s.Offset) / disk.StripeLen
-			var r span
-			switch {
-			case p.Parity > 0:
-				r = span{row * data * disk.StripeLen, (row + 1) * data * disk.StripeLen}
-			case data == 1:
-				r = span{row * disk.StripeLen, (row + 1) * disk.StripeLen}
-			default:
-				at := (row*data + uint64(i/p.SubStripes)) * disk.StripeLen
-				r = span{at, at + disk.StripeLen}
-			}
-			if r.start < c.Length {
-				out = append(out, span{r.start, min(r.end, c.Length)})
-			}
-		}
+// superRanges are the offsets in a chunk that map to copies of the superblock on any
+// of its devices, in order. The kernel gives nothing out there.
+func superRanges(c *disk.ChunkMapping) (out []span) {
+	k := space.Chunk{Start: c.Logical, Length: space.Bytes(c.Length), Flags: c.Type, StripeSize: space.Bytes(c.StripeLength())}
+	for _, s := range c.Stripes {
+		k.Stripes = append(k.Stripes, space.Stripe{Dev: s.DevID, Off: space.Physical(s.Offset)})
 	}
-	slices.SortFunc(out, func(a, b span) int { return cmp.Compare(a.start, b.start) })
-	return slices.Compact(out)
+	for _, r := range k.SuperblockRanges() {
+		at := uint64(r.Start - c.Logical)
+		out = append(out, span{at, at + uint64(r.Length)})
+	}
+	return out
 }
 
 // mapRange calls fn for each contiguous piece of the chunk's range [off, off+n)

@@ -123,7 +123,7 @@ func (fs *FS) rulesLocked(i *Info, profile disk.BlockGroupFlags) chunkRules {
 	_, writable := fs.writableLocked()
 	r := chunkRules{
 		flags: i.flags | profile, writable: writable,
-		maxChunk: defaultChunkSize(i.flags, writable), leafMax: leafStripes(fs.cfg.NodeSize),
+		maxChunk: DefaultChunkSize(i.flags, writable), leafMax: leafStripes(fs.cfg.NodeSize),
 	}
 	switch {
 	case i.flags&disk.BlockGroupData != 0 && fs.cfg.DataChunkSize > 0:

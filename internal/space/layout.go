@@ -40,9 +40,9 @@ type chunkRules struct {
 	stripe   Bytes // additional cap on a stripe, 0 for none
 }
 
-// defaultChunkSize is the largest chunk of a type in a filesystem of the given
+// DefaultChunkSize is the largest chunk of a type in a filesystem of the given
 // writable size (kernel: calc_chunk_size and its callers, 6.x).
-func defaultChunkSize(flags disk.BlockGroupFlags, writable Bytes) Bytes {
+func DefaultChunkSize(flags disk.BlockGroupFlags, writable Bytes) Bytes {
 	switch {
 	case flags&disk.BlockGroupData != 0:
 		return 10 * GiB

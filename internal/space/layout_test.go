@@ -33,7 +33,7 @@ func kernelRules(flags disk.BlockGroupFlags, ds []*device) chunkRules {
 	for _, d := range ds {
 		r.writable += d.Size
 	}
-	r.maxChunk = defaultChunkSize(flags, r.writable)
+	r.maxChunk = DefaultChunkSize(flags, r.writable)
 	return r
 }
 
