@@ -63,7 +63,7 @@ func TestQuotasBesideKernel(t *testing.T) {
 	t.Logf("-edit.seed=%d", *editSeed)
 	v := mkfsVariant([]string{"-R", "quota"})
 	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
-	gen := &opMaker{rnd: rand.New(rand.NewPCG(*editSeed, 3)), links: v.links}
+	gen := &opMaker{rnd: rand.New(rand.NewPCG(*editSeed, 4))}
 	for round := range *editRounds {
 		editRound(t, v, gen, ours, theirs, round)
 		if want, got := kernelNumbers(t, ours[0]), quotaNumbers(t, ours[0]); !slices.Equal(want, got) {
