@@ -200,3 +200,15 @@ func TestDetachWaitsForTheFilesystemToClose(t *testing.T) {
 	m.Unmount()
 	Mount(t, "", img...).Unmount()
 }
+
+func TestOnlyOurDevicesCount(t *testing.T) {
+	const line = "WARNING: adding device /dev/loop12 gen 30 but found an existing device /dev/loop11 gen 34"
+	for ours, want := range map[string]bool{"/dev/loop1": true, "/dev/loop11": false, "/dev/loop12": false} {
+		if got := aboutOthers(line, []string{"/dev/loop0", ours}); got != want {
+			t.Errorf("with %s: %v", ours, got)
+		}
+	}
+	if aboutOthers("ERROR: errors found in fs roots of /dev/loop9", nil) {
+		t.Error("damage passed")
+	}
+}
