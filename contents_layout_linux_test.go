@@ -347,3 +347,55 @@ func TestTruncateForgetsWhatWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestManyExtentsAreReplaced writes over a file of many short extents, at once
+// and bit by bit.
+func TestManyExtentsAreReplaced(t *testing.T) {
+	t.Parallel()
+	oracle.Need(t, oracle.Progs)
+	ctx := t.Context()
+	image := oracle.Mkfs(t, 256<<20)
+	f, e := openWritable(t, image)
+	must(t, e.Create(ctx, "/f", btrfs.Attr{Perm: 0o644}))
+	const size, sector = 12 << 20, 4096
+	want := oracle.Noise(9, size)
+	write := func(off, n int) {
+		t.Helper()
+		_, err := e.WriteAt(ctx, "/f", want[off:off+n], int64(off))
+		must(t, err)
+	}
+	scatter := func() {
+		for _, first := range []int{0, sector} { // every other sector, then those between
+			for off := first; off < size; off += 2 * sector {
+				write(off, sector)
+			}
+			must(t, f.Sync(ctx))
+		}
+		if n := len(extentsNow(t, f, "/f")); n < 2500 {
+			t.Fatalf("only %d extents", n)
+		}
+	}
+	scatter()
+	write(100, size-200) // from where it is
+	must(t, f.Sync(ctx))
+	if n := len(extentsNow(t, f, "/f")); n > 8 {
+		t.Errorf("%d extents after one long write", n)
+	}
+	scatter()
+	for off := 0; off < size; off += 1 << 20 {
+		write(off, 1<<20)
+	}
+	must(t, f.Sync(ctx))
+	got := make([]byte, size)
+	_, err := e.ReadAt(ctx, "/f", got, 0)
+	must(t, err)
+	if !slices.Equal(got, want) {
+		t.Error("the file has other contents")
+	}
+	must(t, f.Verify())
+	must(t, f.Close())
+	if n := len(extentsOf(t, image, "/f")); n > 8 {
+		t.Errorf("%d extents after many writes in turn", n)
+	}
+	judge(t, image)
+}

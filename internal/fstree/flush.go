@@ -17,6 +17,9 @@ const (
 	// the trees, but for a single file.
 	batchFiles = 256
 	batchBytes = 64 << 20
+	// batchExtents is how many extents of one file it replaces: each means
+	// work for the commit that its reserve must be enough for.
+	batchExtents = 1000
 )
 
 // flight is what one file has under way to the device.
@@ -24,6 +27,7 @@ type flight struct {
 	f      *pendingFile
 	direct bool     // out is the caller's, not the pending file's
 	out    segments // what is written
+	rest   segments // what is left for another operation
 	data   uint64   // promised and not used yet, in bytes
 	items  space.Bytes
 
@@ -52,11 +56,31 @@ type run struct {
 }
 
 // flush writes contents of files to the device and enters them in the trees:
-// first all contents, without the writer, then all files as one operation.
+// first all contents, without the writer, then all files as one operation, or
+// several if they replace many extents.
 //
 // REQUIRES: busy of all files.
 func (w *Writer) flush(ctx context.Context, flights []*flight) error {
 	ctx = context.WithoutCancel(ctx)
+	for len(flights) > 0 {
+		if err := w.flushOnce(ctx, flights); err != nil {
+			return err
+		}
+		var more []*flight
+		for _, l := range flights {
+			if len(l.rest) > 0 {
+				l.out, l.rest = l.rest, nil
+				l.placed, l.failed = nil, false
+				more = append(more, l)
+			}
+		}
+		flights = more
+	}
+	return nil
+}
+
+// flushOnce is flush with one operation.
+func (w *Writer) flushOnce(ctx context.Context, flights []*flight) error {
 	err := w.tx.Look(ctx, func(ctx context.Context) error {
 		for _, l := range flights {
 			if err := w.prepare(ctx, l); err != nil {
@@ -90,6 +114,12 @@ func (w *Writer) flush(ctx context.Context, flights []*flight) error {
 	}
 	for _, l := range flights {
 		l.data = 0
+	}
+	for _, l := range flights {
+		if len(l.rest) > 0 { // no part of the promise is anybody's in particular
+			l.data = p.promised
+			return nil
+		}
 	}
 	w.tx.ReleaseData(p.promised)
 	return nil
@@ -133,6 +163,9 @@ func (w *Writer) prepare(ctx context.Context, l *flight) error {
 	} else if err != nil {
 		return err
 	}
+	if err := l.limit(ctx, &f); err != nil {
+		return err
+	}
 	sector := w.tx.SectorSize()
 	l.runs, l.size = nil, max(f.item.Size, l.out.end())
 	l.sums = f.item.Flags&disk.InodeNoDataSum == 0
@@ -165,6 +198,33 @@ func (w *Writer) prepare(ctx context.Context, l *flight) error {
 			return err
 		}
 		l.runs = append(l.runs, r)
+	}
+	return nil
+}
+
+// limit leaves what would replace more than batchExtents for later.
+func (l *flight) limit(ctx context.Context, f *fileEdit) error {
+	if f.item.NBytes == 0 {
+		return nil
+	}
+	v, err := f.view(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, s := range l.out.spans(f.w.tx.SectorSize()) {
+		it := v.treeExtents(ctx, f.ino, s.to, s.from)
+		for it.Next() {
+			if e := it.Extent(); !e.Hole {
+				if n++; n == batchExtents {
+					l.out, l.rest = l.out.split(e.End)
+					return nil
+				}
+			}
+		}
+		if err := it.Err(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -246,7 +306,7 @@ func (w *Writer) enter(ctx context.Context, p *placer, flights []*flight) error 
 	// Readers find everything in the tree from here on.
 	for _, l := range flights {
 		if !l.direct {
-			l.f.landed(l.out)
+			l.f.landed(l.out, l.rest)
 		}
 	}
 	return nil
@@ -365,10 +425,10 @@ func (f *pendingFile) take(l *flight) bool {
 	return true
 }
 
-// landed says that out is in the tree.
-func (f *pendingFile) landed(out segments) {
+// landed says that out is in the tree; rest is still to come.
+func (f *pendingFile) landed(out, rest segments) {
 	f.mu.Lock()
-	f.out = nil
+	f.out = rest
 	f.log.account(f, -int(out.bytes()), 0)
 	f.log.idle(f)
 	f.mu.Unlock()

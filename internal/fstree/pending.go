@@ -40,10 +40,7 @@ const (
 type fileKey struct{ sub, ino disk.ObjectID }
 
 func (k fileKey) compare(o fileKey) int {
-	if k.sub != o.sub {
-		return int(k.sub) - int(o.sub)
-	}
-	return int(k.ino) - int(o.ino)
+	return cmp.Or(cmp.Compare(k.sub, o.sub), cmp.Compare(k.ino, o.ino))
 }
 
 // pendingFile is a regular file with contents that were written by callers and

@@ -108,6 +108,18 @@ func (s segments) whole(off, n uint64) bool {
 	return i < len(s) && s[i].off <= off && off+n <= s[i].end()
 }
 
+// split parts the segments at an offset.
+func (s segments) split(off uint64) (head, tail segments) {
+	i := s.from(off)
+	if i == len(s) || s[i].off >= off {
+		return s[:i:i], s[i:]
+	}
+	g := s[i]
+	n := off - g.off
+	head = append(s[:i:i], segment{g.off, g.b[:n:n]})
+	return head, append(segments{{off, g.b[n:]}}, s[i+1:]...)
+}
+
 // within is how many bytes the segments have between two offsets.
 func (s segments) within(from, to uint64) uint64 {
 	n := uint64(0)
