@@ -119,17 +119,27 @@ func (k *kernel) close() error {
 	return os.Remove(k.dir)
 }
 
-// usedCPU is the time that this process and all threads of the kernel, which
-// do Linux's part, were busy so far.
-func usedCPU() (time.Duration, error) {
+// cpuTimes are the times for which this process and each thread of the kernel,
+// which do Linux's part, were busy so far.
+type cpuTimes map[string]time.Duration
+
+// since is by how much they rose. What a thread that has ended did is lost.
+func (t cpuTimes) since(before cpuTimes) (sum time.Duration) {
+	for name, d := range t {
+		sum += d - before[name]
+	}
+	return sum
+}
+
+func usedCPU() (cpuTimes, error) {
 	var r unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
-		return 0, err
+		return nil, err
 	}
-	sum := time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	times := cpuTimes{"self": time.Duration(r.Utime.Nano() + r.Stime.Nano())}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, path := range stats {
 		b, err := os.ReadFile(path)
@@ -146,12 +156,12 @@ func usedCPU() (time.Duration, error) {
 		for _, f := range fields[11:13] {
 			ticks, err := strconv.ParseInt(f, 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("%s: %w", path, err)
+				return nil, fmt.Errorf("%s: %w", path, err)
 			}
-			sum += time.Duration(ticks) * time.Second / 100
+			times[path] += time.Duration(ticks) * time.Second / 100
 		}
 	}
-	return sum, nil
+	return times, nil
 }
 
 // startProfile profiles what follows until stop, if path is not empty.

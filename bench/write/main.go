@@ -167,8 +167,11 @@ func (b *bench) measure(c contestant, j job, r *result) error {
 	}
 	r.wall = time.Since(start)
 	after, err := usedCPU()
-	r.cpu = after - cpu
-	return err
+	if err != nil {
+		return err
+	}
+	r.cpu = after.since(cpu)
+	return nil
 }
 
 func makeImage(path string, size int64) error {
