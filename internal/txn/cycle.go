@@ -178,17 +178,18 @@ func (f *FS) startCommit(run func(ctx context.Context)) {
 // commitOnce takes the cycle, which must have been taken, through one turn.
 func (f *FS) commitOnce(ctx context.Context) {
 	var s *sealed
-	err := f.lockWriter(ctx)
-	if err == nil {
-		if f.touched.Load() && f.replaying.Load() == nil {
-			s, err = f.seal(ctx)
-		}
-		f.state.Unlock()
-		if err != nil {
-			f.abort(err)
-		}
+	defer func() { f.finish(s) }()
+	if f.lockWriter(ctx) != nil {
+		return // aborted: all who wait see that
 	}
-	f.finish(s)
+	defer f.state.Unlock()
+	if !f.touched.Load() || f.replaying.Load() != nil {
+		return
+	}
+	var err error
+	if s, err = f.seal(ctx); err != nil {
+		f.abort(err)
+	}
 }
 
 // finish writes what was sealed, nil if nothing was, and ends the turn.

@@ -114,19 +114,12 @@ func (f *FS) writeGroups(ctx context.Context) (changed bool, err error) {
 // one spare of each kind, and says how many. Their places on the devices can be
 // used again after the next commit.
 func (f *FS) removeUnused(ctx context.Context) (removed int, err error) {
-	unused := f.space.Unused()
-	if len(unused) == 0 {
-		return 0, nil
-	}
 	if err := f.lockWriter(ctx); err != nil {
-		for _, sg := range unused {
-			sg.KeepAfterAll()
-		}
 		return 0, err
 	}
 	defer f.state.Unlock()
 	ctx = context.WithoutCancel(ctx)
-	for _, sg := range unused {
+	for _, sg := range f.space.Unused() {
 		ok, err := f.removeGroup(ctx, sg)
 		if err != nil {
 			return removed, f.abort(fmt.Errorf("remove block group %d: %w", uint64(sg.Chunk().Start), err))

@@ -64,18 +64,23 @@ func (f *FS) Run(ctx context.Context, op Operation) error {
 	if err != nil {
 		return err
 	}
-	if err := f.lockWriter(ctx); err != nil {
-		p.end()
-		return err
-	}
-	err = f.perform(ctx, p, &op)
-	full := f.fullness() >= 1 && f.replaying.Load() == nil
-	f.state.Unlock()
-	p.end()
+	full, err := f.runAlone(ctx, p, &op)
 	if full {
 		f.commitSoon()
 	}
 	return err
+}
+
+// runAlone runs an operation under the writer, and says whether the transaction
+// should now be committed.
+func (f *FS) runAlone(ctx context.Context, p *promise, op *Operation) (full bool, err error) {
+	defer p.end()
+	if err := f.lockWriter(ctx); err != nil {
+		return false, err
+	}
+	defer f.state.Unlock()
+	err = f.perform(ctx, p, op)
+	return f.fullness() >= 1 && f.replaying.Load() == nil, err
 }
 
 // RunCommitted is Run as the first operation of a transaction, so that all
@@ -100,17 +105,16 @@ func (f *FS) RunCommitted(ctx context.Context, op Operation) error {
 		return err
 	}
 	var s *sealed
+	defer func() {
+		f.state.Unlock()
+		f.cycle.spawn(func() { f.finish(s) })
+	}()
 	if f.touched.Load() {
-		s, err = f.seal(context.WithoutCancel(ctx))
+		if s, err = f.seal(context.WithoutCancel(ctx)); err != nil {
+			return f.abort(err)
+		}
 	}
-	if err != nil {
-		err = f.abort(err)
-	} else {
-		err = f.perform(ctx, p, &op)
-	}
-	f.state.Unlock()
-	f.cycle.spawn(func() { f.finish(s) })
-	return err
+	return f.perform(ctx, p, &op)
 }
 
 // promise is what a running operation may use of metadata.
@@ -204,10 +208,18 @@ func (f *FS) borrow(ctx context.Context, n space.Bytes, why error) error {
 func (f *FS) perform(ctx context.Context, p *promise, op *Operation) error {
 	f.pool = p.n
 	before := f.changes
-	err := op.Run(context.WithoutCancel(ctx))
+	err := errPanic
+	defer func() {
+		if err == errPanic && f.changes != before { // whoever recovers finds the filesystem aborted
+			f.abort(err)
+		}
+		p.n, f.pool = f.pool, 0
+	}()
+	err = op.Run(context.WithoutCancel(ctx))
 	if err != nil && f.changes != before {
 		err = f.abort(err)
 	}
-	p.n, f.pool = f.pool, 0
 	return err
 }
+
+var errPanic = errors.New("an operation ended in a panic")
