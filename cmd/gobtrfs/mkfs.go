@@ -74,7 +74,7 @@ Features for -O: ` + featureList() + `.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&f.rootdir, "rootdir", "r", "", "fill with the contents of `DIR`")
-	fl.StringArrayVar(&f.tars, "tar", nil, "fill with an archive, `FILE` or - for standard input; again for further layers on top")
+	fl.StringArrayVar(&f.tars, "tar", nil, "fill with an archive, `FILE` or - for standard input, plain or compressed (gzip, bzip2, zstd); again for further layers on top")
 	fl.StringVarP(&f.data, "data", "d", "", "`PROFILE` of data")
 	fl.StringVarP(&f.metadata, "metadata", "m", "", "`PROFILE` of metadata")
 	fl.BoolVarP(&f.mixed, "mixed", "M", false, "keep data and metadata in the same block groups")
@@ -89,7 +89,7 @@ Features for -O: ` + featureList() + `.`,
 	fl.StringVar(&f.subvolUUID, "subvol-uuid", "", "`UUID` of the top-level subvolume")
 	fl.StringVar(&f.size, "size", "", "`SIZE` of the image file, or of the part of a device to use")
 	fl.StringVarP(&f.byteCount, "byte-count", "b", "", "the same as --size")
-	fl.BoolVar(&f.shrink, "shrink", false, "make the filesystem as small as its contents allow")
+	fl.BoolVar(&f.shrink, "shrink", false, "make the filesystem as small as its contents allow; Linux must grow it (or see --slack) before it can make files")
 	fl.StringVar(&f.slack, "slack", "", "with --shrink, leave so much unallocated `SIZE` on each device")
 	fl.BoolVarP(&f.force, "force", "f", false, "overwrite what is there")
 	fl.BoolVarP(&f.noDiscard, "nodiscard", "K", false, "do not discard the old contents")
