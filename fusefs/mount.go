@@ -137,6 +137,9 @@ func (o Options) fuse(write bool) *fuse.MountOptions {
 	set(!write && !o.Direct, "ro")
 	if write {
 		m.DirectMountFlags &^= unix.MS_RDONLY
+		// After an asynchronous direct write the kernel (6.18) does not look for
+		// pages that readers have filled meanwhile: they would stay stale.
+		m.ExtraCapabilities &^= fuse.CAP_ASYNC_DIO
 		m.ExtraCapabilities |= fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_DONT_MASK | fuse.CAP_DIRECT_IO_ALLOW_MMAP
 		if o.WritebackCache {
 			m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE

@@ -371,3 +371,41 @@ func TestWritersLosePrivileges(t *testing.T) {
 		}
 	}
 }
+
+// TestHolesAndDataThatIsNotWrittenYet looks for holes from every sector of a
+// preallocated file in whose middle something was just written.
+func TestHolesAndDataThatIsNotWrittenYet(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	s := serveWritable(t, Options{}, oracle.Mkfs(t, 256*mib))
+	f, err := os.Create(s.dir + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const from, to, size = 172032, 229376, mib
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(oracle.Noise(1, to-from), from); err != nil {
+		t.Fatal(err)
+	}
+	for off := int64(0); off < size; off += 4096 {
+		wantHole, wantData := off, max(off, from)
+		if off >= from && off < to {
+			wantHole = to
+		}
+		hole, err := unix.Seek(int(f.Fd()), off, unix.SEEK_HOLE)
+		if err != nil || hole != wantHole {
+			t.Errorf("hole behind %d at %d, %v, want %d", off, hole, err, wantHole)
+		}
+		data, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+		if off >= to {
+			if !errors.Is(err, syscall.ENXIO) {
+				t.Errorf("data behind %d at %d, %v, want none", off, data, err)
+			}
+		} else if err != nil || data != wantData {
+			t.Errorf("data behind %d at %d, %v, want %d", off, data, err, wantData)
+		}
+	}
+}

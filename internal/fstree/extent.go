@@ -36,6 +36,7 @@ type ExtentIter struct {
 	ent  Extent
 	err  error
 
+	first  uint64 // nothing that ends here or before is shown
 	over   []span // pending ranges that are still ahead
 	rest   Extent // of the tree
 	hidden uint64 // what rest has in front of this was passed, or is under a pending range
@@ -48,6 +49,7 @@ func (v *Subvol) Extents(ctx context.Context, ino disk.ObjectID, size, off uint6
 	if b := v.store.pending; b != nil {
 		if f := b.find(fileKey{v.id, ino}); f != nil {
 			it.over = f.touched(v.store.sectorSize)
+			it.first = off
 			for len(it.over) > 0 && it.over[0].to <= off {
 				it.over = it.over[1:]
 			}
@@ -95,7 +97,9 @@ func (it *ExtentIter) Next() bool {
 			it.ent.End = s.from
 		}
 	}
-	it.hidden = it.ent.End
+	if it.hidden = it.ent.End; it.hidden <= it.first && it.first > 0 {
+		return it.Next() // a pending range has cut off what the first extent is there for
+	}
 	return true
 }
 
