@@ -46,10 +46,10 @@ func Mount(t testing.TB, options string, images ...string) *Mounted {
 	if degraded {
 		m.AllowLog(`devid \d+ uuid \S+ is missing`, "the set was mounted degraded on purpose")
 	}
-	m.log = watchLog(t)
 	// A read-only mount of an unclean filesystem still replays its log, so the
 	// loop device stays writable unless the log is to be left alone.
 	m.Loops = attach(t, readOnly && strings.Contains(options, "nologreplay"), images)
+	m.log = watchLog(t)  // not before: a loop device may have been another test's
 	t.Cleanup(m.Unmount) // before mounting: detaches also when that fails
 	all := []string{}
 	if options != "" {
