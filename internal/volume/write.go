@@ -175,3 +175,29 @@ func (d *device) writeSuper(sb *disk.Superblock, item disk.DevItem, mirror int) 
 	copy(b, sum[:])
 	return d.write(b, off)
 }
+
+// WriteLogSuper writes copy 0 of sb to every member and flushes them: the last
+// commit's superblock with another log root, which the other copies do without.
+// What the log refers to must be durable before. Super stays as it is. items
+// are as for WriteSuper.
+func (v *Volume) WriteLogSuper(ctx context.Context, sb *disk.Superblock, items map[disk.DevID]disk.DevItem) error {
+	if len(v.readOnly) > 0 {
+		return fmt.Errorf("write superblock: %w: %s", ErrReadOnly, v.readOnly[0])
+	}
+	for _, d := range v.devices {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !d.writable() {
+			continue
+		}
+		item, ok := items[d.id]
+		if !ok {
+			item = d.item
+		}
+		if err := d.writeSuper(sb, item, 0); err != nil {
+			return err
+		}
+	}
+	return v.Sync()
+}
