@@ -132,12 +132,19 @@ func save(t *testing.T, d blockdev.Device) string {
 // of the writes since the last flush any may be on the device, others not, one
 // of them torn. Each state must open and show one of the commits, none older
 // than the last that was acknowledged; btrfs check looks at some.
-func TestCrashStates(t *testing.T) {
+func TestCrashStates(t *testing.T) { crashStatesOf(t, false) }
+
+// TestCrashStatesOfFsync is TestCrashStates with an fsync after some of the
+// operations: what was logged must be found like what was committed.
+func TestCrashStatesOfFsync(t *testing.T) { crashStatesOf(t, true) }
+
+func crashStatesOf(t *testing.T, fsyncs bool) {
+	t.Helper()
 	oracle.Need(t, oracle.Progs)
 	t.Logf("-crash.seed=%d", *crashSeed)
 	rnd := rand.New(rand.NewPCG(*crashSeed, 0))
 	before := load(t, oracle.Mkfs(t, 256<<20, [][]string{{}, {"-n", "4096"}, {"-m", "single"}}[*crashSeed%3]...))
-	rec, commits := crashWorkload(t, before.Clone(), rnd)
+	rec, commits := crashWorkload(t, before.Clone(), rnd, fsyncs)
 	states := 0
 	durable := before.Clone() // everything up to the last flush
 	var open []event          // writes since then
@@ -174,6 +181,9 @@ func TestCrashStates(t *testing.T) {
 			continue
 		}
 		open = append(open, e)
+		if fsyncs && at%4 != int(*crashSeed%4) {
+			continue // there are many more of them
+		}
 		for range each {
 			d := durable.Clone()
 			apply(t, d, someOf(rnd, open))
@@ -214,7 +224,7 @@ func someOf(rnd *rand.Rand, events []event) []event {
 }
 
 // crashWorkload runs random edits with a commit now and then.
-func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder, []committed) {
+func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand, fsyncs bool) (*recorder, []committed) {
 	t.Helper()
 	ctx := context.Background()
 	files, err := listing(m)
@@ -244,10 +254,25 @@ func crashWorkload(t *testing.T, m *blockdev.Memory, rnd *rand.Rand) (*recorder,
 	for range 12 {
 		for range rnd.IntN(60) {
 			// What is refused is refused here as well.
-			if err := gen.next().onOurs(ctx, w); err != nil && f.Failed() != nil {
+			o := gen.next()
+			err := o.onOurs(ctx, w)
+			if fsyncs {
+				gen.learn(o, err)
+			}
+			if err != nil && f.Failed() != nil {
 				t.Fatal(fmt.Errorf("workload: %w", err))
 			}
+			if fsyncs { // btrfs check dislikes orphans with attributes
+				must(t, w.release(ctx))
+			}
 			note() // snapshots commit by themselves
+			if fsyncs && len(gen.live) > 0 && rnd.IntN(4) == 0 {
+				if err := e.Fsync(ctx, gen.live[rnd.IntN(len(gen.live))], false); err != nil && f.Failed() != nil {
+					t.Fatal(fmt.Errorf("fsync: %w", err))
+				}
+				last = 0 // what is logged counts as much as what is committed
+				note()
+			}
 		}
 		must(t, f.Sync(ctx))
 		note()

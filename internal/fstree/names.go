@@ -152,6 +152,9 @@ func (e *edit) removeNamed(ctx context.Context, k disk.Key, name []byte) error {
 
 // removeEntry takes a name out of a directory.
 func (e *edit) removeEntry(ctx context.Context, dir disk.ObjectID, parent *disk.InodeItem, name []byte, index uint64) error {
+	if err := e.keepIndex(ctx, dir); err != nil {
+		return err
+	}
 	if err := e.removeNamed(ctx, dirItemKey(dir, name), name); err != nil {
 		return err
 	}
@@ -172,6 +175,7 @@ func (e *edit) resizeDir(dir *disk.InodeItem, n int) {
 // addRef says in an inode that it has a name. Names that do not fit the item
 // of their directory go to items by hash (extended refs).
 func (e *edit) addRef(ctx context.Context, ino, dir disk.ObjectID, name []byte, index uint64) error {
+	e.renamed(ino)
 	k := disk.Key{ObjectID: ino, Type: disk.KeyInodeRef, Offset: uint64(dir)}
 	ref := disk.InodeRef{Index: index, Name: name}
 	old, ok, err := e.t.Get(ctx, k)
@@ -242,6 +246,7 @@ func (e *edit) findRef(ctx context.Context, ino, dir disk.ObjectID, name []byte)
 
 // removeRef takes a name away from an inode.
 func (e *edit) removeRef(ctx context.Context, k disk.Key, dir disk.ObjectID, name []byte) error {
+	e.renamed(k.ObjectID)
 	data, _, err := e.t.Get(ctx, k)
 	if err != nil {
 		return err

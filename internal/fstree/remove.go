@@ -144,6 +144,9 @@ func (e *edit) unlink(ctx context.Context, dir disk.ObjectID, parent *disk.Inode
 	if err != nil {
 		return 0, err
 	}
+	if err := e.keepIno(ctx); err != nil {
+		return 0, err
+	}
 	if err := e.removeRef(ctx, k, dir, d.Name); err != nil {
 		return 0, err
 	}

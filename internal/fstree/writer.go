@@ -34,6 +34,7 @@ type Writer struct {
 	plain plainDirs
 
 	holds holds
+	logs  logs
 	keep  func(sub, ino disk.ObjectID) bool // see KeepRemoved
 
 	ctx     context.Context // of work in the background; ends with Close
@@ -293,9 +294,39 @@ func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) 
 	}
 	if len(e.w.nextIndex) > maxIndexes {
 		clear(e.w.nextIndex) // only a memory of what the tree says
+		e.w.logs.unsafe.Store(uint64(e.w.tx.Trans()))
 	}
 	e.w.nextIndex[k] = next + 1
 	return next, nil
+}
+
+// keepIndex sees to it that the index of a name that goes is not given out again
+// in this transaction: a log would take the two names for one.
+func (e *edit) keepIndex(ctx context.Context, dir disk.ObjectID) error {
+	k := dirKey{e.t.ID(), dir}
+	if _, ok := e.w.nextIndex[k]; ok {
+		return nil
+	}
+	next, err := e.newIndex(ctx, dir)
+	if err == nil {
+		e.w.nextIndex[k] = next
+	}
+	return err
+}
+
+// keepIno is keepIndex for the number of an inode that goes.
+func (e *edit) keepIno(ctx context.Context) error {
+	id := e.t.ID()
+	if _, ok := e.w.nextIno[id]; ok {
+		return nil
+	}
+	next, err := e.newIno(ctx)
+	if err == nil {
+		e.w.nextIno[id] = next
+	} else if errors.Is(err, syscall.ENOSPC) {
+		err = nil // none is given out any more
+	}
+	return err
 }
 
 // maxIndexes bounds the directories whose next index is remembered.

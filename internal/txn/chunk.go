@@ -35,6 +35,7 @@ func (f *FS) InsertChunk(ctx context.Context, c *space.Chunk, system *space.Rese
 		return 0, fmt.Errorf("%w: %w", space.ErrAborted, err)
 	}
 	f.touch()
+	f.chunkTrans = f.Trans()
 	f.unwritten = append(f.unwritten, c.Start)
 	return f.Trans(), nil
 }

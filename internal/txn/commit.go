@@ -28,6 +28,7 @@ type sealed struct {
 	super    *disk.Superblock
 	devItems map[disk.DevID]disk.DevItem
 	leaving  []disk.Logical // chunks that are not needed when it is durable
+	logged   []space.Range  // places of its log's nodes
 	extents  btree.Root
 	reserves reserves // what they should hold when it is durable
 }
@@ -52,6 +53,7 @@ func (f *FS) seal(ctx context.Context) (*sealed, error) {
 	}
 	s.devItems = maps.Clone(f.devItems)
 	s.leaving, f.leaving = f.leaving, nil
+	s.logged = f.sealLog()
 	f.super = s.super.Clone()
 	f.treesMu.Lock()
 	maps.DeleteFunc(f.trees, func(_ disk.ObjectID, t *Tree) bool { return t.gone })
@@ -104,6 +106,11 @@ func (f *FS) writeSealed(ctx context.Context, s *sealed) error {
 		return err
 	}
 	f.space.CommitDone(s.trans)
+	for _, r := range s.logged {
+		if err := f.space.ReturnExtent(r); err != nil {
+			return err
+		}
+	}
 	f.resizeReserves(s.reserves)
 	return nil
 }

@@ -37,6 +37,8 @@
 //	X4  Data is on the device before the commit that refers to it.
 //	X5  A frozen node never changes; its place is not given out before the
 //	    superblock of a later transaction, which dropped it, is durable.
+//	X6  What a log tree on the disk refers to, and its nodes, is not written over
+//	    before the commit that it belongs to is durable.
 //
 // # Lock order
 //

@@ -94,7 +94,7 @@ func (f *FS) runHead(ctx context.Context, h *head) error {
 		if err := f.dropCsums(ctx, h); err != nil {
 			return err
 		}
-		return f.space.ReturnExtent(r)
+		return f.returnFresh(ctx, r)
 	}
 	if len(h.deltas) == 0 && h.setFlags == 0 {
 		return nil

@@ -134,6 +134,10 @@ type FS struct {
 	// unwritten are the chunks that were recorded and whose groups were not:
 	// the allocator shows a group only some time after InsertChunk.
 	unwritten []disk.Logical
+	// chunkTrans is the transaction in which the last chunk was made.
+	chunkTrans disk.TransID
+
+	log *Log // of whoever took the cycle; nil: there is none
 }
 
 // Open makes the filesystem on v, whose committed state cache holds, writable.
