@@ -49,7 +49,11 @@ func TestFaultsBesideOperations(t *testing.T) {
 	}
 	total := count.n.Load()
 	causes := []error{errors.New("input/output error of a test"), syscall.ENOSPC, syscall.EIO}
-	step := max(1, total/24)
+	faults := int64(24)
+	if testing.Short() {
+		faults = 5
+	}
+	step := max(1, total/faults)
 	goroutines := runtime.NumGoroutine()
 	for k, at := 0, int64(1); at <= total; k, at = k+1, at+step {
 		m := before.Clone()
