@@ -110,7 +110,7 @@ func TestArrayCrashStates(t *testing.T) {
 		spec := specs[*crashSeed%uint64(len(specs))]
 		t.Run(fmt.Sprint(spec, " degraded=", degraded), func(t *testing.T) {
 			c := newArrayCrash(t, spec, degraded)
-			c.run(*crashStates / 2)
+			c.run(*crashStates / 4)
 			t.Logf("-crash.seed=%d: %d events, %d commits, %d states, %d torn rows", *crashSeed, len(c.log.events), len(c.commits), c.states, c.torn)
 		})
 	}
@@ -274,7 +274,7 @@ func (c *arrayCrash) judge(at int, s arrayState) {
 		t.Errorf("parity of %d rows is wrong after the last commit", torn)
 	}
 	c.torn += torn
-	if c.states%max(1, *crashStates/2 / *crashChecks) == 0 {
+	if c.states%max(1, *crashStates / *crashChecks) == 0 {
 		var images []string
 		for _, m := range s {
 			images = append(images, save(t, m))

@@ -14,6 +14,7 @@ import (
 	"gobtrfs/disk"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
+	"gobtrfs/mkfs"
 )
 
 var (
@@ -184,5 +185,33 @@ func degradedEdits(t *testing.T, v *variant, gen *opMaker, images []string, degr
 	must(t, w.release(t.Context()))
 	must(t, f.Sync(t.Context()))
 	must(t, f.Verify())
+	must(t, f.Close())
+}
+
+// Where parity stands for a missing member nothing is written in place, not
+// even what was preallocated: the space comes from a new group.
+func TestDegradedParityIsNotWrittenInPlace(t *testing.T) {
+	v := &variant{devices: 4, own: mkfs.Options{Data: "raid5", Metadata: "raid5"}}
+	images := v.make(t, 1<<30)
+	f, e := openWith(t, images[0], v.options(images, true))
+	must(t, e.Create(t.Context(), "/f", btrfs.Attr{Perm: 0o600}))
+	must(t, e.Allocate(t.Context(), "/f", 0, 1<<20, false))
+	must(t, f.Sync(t.Context()))
+	before := f.SpaceGroups()
+	must(t, f.Close())
+	f, e = openWith(t, images[0], degradedOptions(v, images[:3], true))
+	_, err := e.WriteAt(t.Context(), "/f", oracle.Noise(1, 1<<20), 0)
+	must(t, err)
+	must(t, f.Sync(t.Context()))
+	used := uint64(0)
+	for _, g := range f.SpaceGroups() {
+		old := slices.ContainsFunc(before, func(o btrfs.GroupUsage) bool { return o.Start == g.Start })
+		if !old && g.Type&disk.BlockGroupData != 0 {
+			used += g.Used
+		}
+	}
+	if used != 1<<20 {
+		t.Errorf("new groups hold %d bytes of data, want %d", used, 1<<20)
+	}
 	must(t, f.Close())
 }

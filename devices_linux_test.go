@@ -10,11 +10,11 @@ import (
 )
 
 // TestWriteManyDevices grows, changes and empties filesystems on several
-// devices in every profile that is written.
+// devices in profiles of every kind.
 func TestWriteManyDevices(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
 	for _, c := range []struct{ data, metadata string }{
-		{"raid1", "raid1c3"}, {"raid0", "raid1c4"}, {"raid10", "raid10"}, {"raid5", "raid5"}, {"raid6", "raid6"},
+		{"raid0", "raid1c3"}, {"raid10", "raid1"}, {"raid5", "raid6"},
 	} {
 		t.Run(c.data, func(t *testing.T) {
 			ctx := context.Background()

@@ -83,6 +83,8 @@ func (f *fileEdit) mayFillIn(ctx context.Context, ext *Extent) (bool, error) {
 		return false, nil
 	case fe.Generation <= f.t.Item().LastSnapshot:
 		return false, nil
+	case !f.w.tx.InPlace(fe.DiskBytenr):
+		return false, nil
 	}
 	sole, err := f.w.tx.SoleDataRef(ctx, f.t, fe.DiskBytenr, fe.DiskNumBytes, f.ino, ext.Start-fe.Offset)
 	if err != nil || !sole {
