@@ -253,15 +253,15 @@ func Complaints(t testing.TB, o CheckOptions, images ...string) []string {
 const deviceVanished = "could not check mount status: No such device or address"
 
 var (
-	twoCopies  = regexp.MustCompile(`^(WARNING: adding device .* but found an existing device|ERROR: cannot scan .*: File exists$)`)
+	ofDevices  = regexp.MustCompile(`^(WARNING: adding device .* but found an existing device|ERROR: cannot scan .*: File exists$|ERROR: cannot open .*: No such device or address$)`)
 	loopDevice = regexp.MustCompile(`/dev/loop[0-9]+`)
 )
 
 // aboutOthers says whether a line tells only of two copies of an image that another
-// test has attached: btrfs check looks at every block device for further members.
+// test has attached, or of one that it takes away: btrfs check looks at every block device for further members.
 func aboutOthers(line string, ours []string) bool {
 	names := loopDevice.FindAllString(line, -1)
-	return twoCopies.MatchString(line) && len(names) > 0 &&
+	return ofDevices.MatchString(line) && len(names) > 0 &&
 		!slices.ContainsFunc(names, func(n string) bool { return slices.Contains(ours, n) })
 }
 
