@@ -162,10 +162,13 @@ func (r *readWrite) entry(ctx context.Context, dir place, name string, p place, 
 	})
 }
 
-// Fsync makes everything durable that was done before, on whatever file: a
-// commit. Callers at the same time share one.
+// Fsync makes one inode durable, mostly through the log tree. Callers at the
+// same time share one write of it, or one commit.
 func (r *readWrite) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return r.s.done("fsync", in.NodeId, r.s.fs.Sync(r.s.ctx))
+	const dataOnly = 1 // FUSE_FSYNC_FDATASYNC
+	return r.change("fsync", in.NodeId, func(ctx context.Context, p place) error {
+		return r.w.Fsync(ctx, p.subvol, p.ino, in.FsyncFlags&dataOnly != 0)
+	})
 }
 
 // FsyncDir is Fsync.
