@@ -45,7 +45,7 @@ func (m *arrayMember) note(e event) {
 }
 
 func (m *arrayMember) WriteAt(p []byte, off int64) (int, error) {
-	m.note(event{off, bytes.Clone(p)})
+	m.note(event{off: off, data: bytes.Clone(p)})
 	return m.Device.WriteAt(p, off)
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"gobtrfs"
 	"gobtrfs/blockdev"
-	"gobtrfs/check"
 	"gobtrfs/disk"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
@@ -171,10 +170,8 @@ func (v *variant) check(t *testing.T, images []string) {
 		defer d.Close()
 		devs = append(devs, d)
 	}
-	r, err := check.Run(t.Context(), devs, check.Options{VerifyData: true, NoPaths: true})
-	must(t, err)
-	if r.Errors > 0 {
-		t.Errorf("our check: %v", r.Findings)
+	if bad := checkErrors(t, devs, true); bad != nil {
+		t.Errorf("our check: %v", bad)
 	}
 	unnamed := 0
 	for _, o := range []oracle.CheckOptions{{Data: true, NoLowmem: true}, {Data: true, NoRegular: true}} {

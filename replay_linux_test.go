@@ -24,7 +24,7 @@ func TestCrashWhileReplaying(t *testing.T) {
 	before := load(t, uncleanImage(t, rnd))
 	want, err := listing(before)
 	must(t, err)
-	rec := &recorder{Device: before.Clone()}
+	rec := &recorder{Device: before.Clone(), log: &eventLog{}}
 	f, err := btrfs.OpenDevices(t.Context(), []blockdev.Device{rec}, btrfs.Options{Writable: true})
 	must(t, err)
 	must(t, f.Close())
@@ -33,19 +33,19 @@ func TestCrashWhileReplaying(t *testing.T) {
 	}
 	durable, states := before.Clone(), 0
 	var open []event
-	for at, e := range rec.events {
+	for at, e := range rec.log.events {
 		if e.data == nil {
-			apply(t, durable, open)
+			disks{durable}.apply(t, open)
 			open = nil
 			continue
 		}
 		open = append(open, e)
-		for try := range max(2, *crashStates/3/len(rec.events)) {
+		for try := range max(2, *crashStates/3/len(rec.log.events)) {
 			d, some := durable.Clone(), open
 			if try > 0 {
 				some = someOf(rnd, open)
 			}
-			apply(t, d, some)
+			disks{d}.apply(t, some)
 			states++
 			got, err := listing(d)
 			if err != nil || !bytes.Equal(got, want) {
@@ -63,7 +63,7 @@ func TestCrashWhileReplaying(t *testing.T) {
 			must(t, f.Close())
 		}
 	}
-	t.Logf("%d events, %d states", len(rec.events), states)
+	t.Logf("%d events, %d states", len(rec.log.events), states)
 }
 
 // uncleanImage is a filesystem with a log of several files and directories.

@@ -172,7 +172,7 @@ func (m *move) check(ctx context.Context) error {
 	}
 	switch {
 	case !m.from.exists:
-		return fmt.Errorf("%q: %w", m.from.name, syscall.ENOENT)
+		return fmt.Errorf("%q: %w", m.from.name, (&Place{Name: m.from.name}).Missing())
 	case checkName(m.to.name) != nil:
 		return checkName(m.to.name)
 	case m.to.exists && m.args.Flags&RenameNoReplace != 0:
