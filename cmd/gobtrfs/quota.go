@@ -37,7 +37,9 @@ numbers are the bytes of what its members refer to, and of what nobody else does
 	}
 	var exclusive bool
 	limit := newQuotaEdit(a, "limit IMAGE SIZE|none QGROUP", "Limit what a qgroup may refer to", 2,
-		func(ctx context.Context, f *btrfs.FS, args []string) error { return limitQgroup(ctx, f, args, exclusive) })
+		func(ctx context.Context, f *btrfs.FS, args []string) error {
+			return limitQgroup(ctx, f, args, exclusive)
+		})
 	limit.Flags().BoolVarP(&exclusive, "exclusive", "e", false, "limit what it alone refers to")
 	cmd.AddCommand(newQgroupShowCmd(a), limit,
 		newQuotaEdit(a, "create IMAGE QGROUP", "Make a qgroup of a level above 0", 1, onQgroup((*btrfs.FS).CreateQgroup)),

@@ -171,6 +171,8 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 		super: sb.Clone(), devItems: make(map[disk.DevID]disk.DevItem),
 	}
 	f.trans.Store(uint64(sb.Generation) + 1)
+	f.state.init()
+	f.admission.init()
 	f.refs.init()
 	f.treesMu.Init(rankTrees, 0)
 	f.cycle.init(sb.Generation)

@@ -3,8 +3,8 @@ package txn
 import (
 	"context"
 	"slices"
-	"sync"
-	"time"
+
+	"gobtrfs/internal/lockrank"
 )
 
 // rwLock lets one writer or any number of readers in. Unlike sync.RWMutex it
@@ -14,11 +14,9 @@ import (
 // writers do not starve. A writer that leaves lets all waiting readers in, so
 // readers wait for one writer at most. Among themselves writers may overtake
 // (whoever runs takes a free lock, which saves a switch between goroutines for
-// every operation), but none that has waited for patience.
-//
-// The zero value is an open lock.
+// every operation), but none that was overtaken patience times.
 type rwLock struct {
-	mu      sync.Mutex
+	mu      lockrank.Mutex
 	readers int       // inside; protected by mu, as everything below
 	writing bool      // a writer is inside, or the lock was handed to one
 	awake   bool      // a writer was woken and has not tried its luck yet
@@ -28,13 +26,18 @@ type rwLock struct {
 
 // waiter is somebody in line. woken is closed once.
 type waiter struct {
-	woken chan struct{}
-	owner bool // the lock was handed over; valid when woken is closed
-	since time.Time
+	woken  chan struct{}
+	owner  bool // the lock was handed over; valid when woken is closed
+	passed int  // how often it was woken and somebody else had been faster
 }
 
-// patience is how long a writer lets others overtake it.
-const patience = time.Millisecond
+// patience is how often a writer lets others overtake it.
+const patience = 4
+
+// rankLock: no lock is taken under rwLock.mu.
+const rankLock lockrank.Rank = 99
+
+func (l *rwLock) init() { l.mu.Init(rankLock, 0) }
 
 // Lock lets a writer in, or returns the cause of ctx's end.
 func (l *rwLock) Lock(ctx context.Context) error {
@@ -44,10 +47,10 @@ func (l *rwLock) Lock(ctx context.Context) error {
 		l.mu.Unlock()
 		return nil
 	}
-	w := &waiter{since: time.Now()}
-	for first := true; ; first = false {
+	w := &waiter{}
+	for {
 		w.woken = make(chan struct{})
-		if first {
+		if w.passed == 0 {
 			l.queue = append(l.queue, w)
 		} else { // overtaken: back to where it was
 			l.queue = slices.Insert(l.queue, 0, w)
@@ -68,6 +71,7 @@ func (l *rwLock) Lock(ctx context.Context) error {
 			l.mu.Unlock()
 			return nil
 		}
+		w.passed++
 	}
 }
 
@@ -154,7 +158,7 @@ func (l *rwLock) next() {
 	}
 	w := l.queue[0]
 	switch {
-	case time.Since(w.since) > patience:
+	case w.passed >= patience:
 		w.owner, l.writing = true, true
 	case l.awake:
 		return

@@ -15,6 +15,7 @@ import (
 // cancelled in between, and everybody who is not gets in.
 func TestLockKeepsApart(t *testing.T) {
 	var l rwLock
+	l.init()
 	var readers, writers, most atomic.Int32
 	var wg sync.WaitGroup
 	for g := range 16 {
@@ -62,6 +63,7 @@ func TestLockOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		var l rwLock
+		l.init()
 		var mu sync.Mutex
 		var order []string // protected by mu
 		enter := func(name string, lock func(context.Context) error, unlock func()) {
