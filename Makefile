@@ -37,8 +37,13 @@ cross:
 	@for target in linux/arm64 linux/386 linux/s390x darwin/arm64 windows/amd64 freebsd/amd64; do \
 	  echo "build $$target"; GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; done
 	@for os in darwin windows freebsd; do echo "vet $$os"; GOOS=$$os $(GO) vet ./... || exit 1; done
+# Each prints tables for docs/benchmarks*.md. CURRENT: a newer btrfs; MKFS_CURRENT: a newer mkfs.btrfs. Root; half an hour or more.
 bench: build
 	$(GO) run ./bench
+	CURRENT=$(MKFS_CURRENT) bench/mkfs_compare.sh 5
+	bench/check.sh
+	$(GO) run ./bench/write
+	bench/mount.sh
 demo: build
 	demo/run.sh bin/gobtrfs
 ci:
