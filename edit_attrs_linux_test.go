@@ -174,7 +174,8 @@ func attrOps() []opKind {
 		}},
 		flagging("setflags", 2, func(m *opMaker, o *fileOp) {
 			bits := []uint32{0x4, 0x8, 0x10, 0x20, 0x40, 0x80, 0x400, 0x10000, 0x800000, 0x2, 0x800000, 0x4}
-			o.path, o.n = m.path("ffd"), int64(bits[m.rnd.IntN(len(bits))]|bits[m.rnd.IntN(len(bits))])
+			one, other := bits[m.rnd.IntN(len(bits))], bits[m.rnd.IntN(len(bits))]
+			o.path, o.n = m.path("ffd"), int64(one|other)
 		}),
 		flagging("clearflags", 3, func(m *opMaker, o *fileOp) { o.path = m.path("ffd") }),
 	}
