@@ -313,7 +313,7 @@ func exportState(t *testing.T, d disks) {
 	// The low-memory mode misses what is gone of a subvolume that is dropped.
 	oracle.CheckWith(t, oracle.CheckOptions{Data: true, NoLowmem: true}, images...)
 	for _, mode := range []string{"ro", "rw"} {
-		m := oracle.Mount(t, mode, images...)
+		m := oracle.Mount(t, mode+",subvolid=5", images...)
 		if mode == "rw" {
 			// A commit, as the copies of the superblock may still be old.
 			must(t, os.Chtimes(m.Dir, time.Unix(1, 0), time.Unix(1, 0)))
