@@ -385,7 +385,7 @@ func TestFilesThatChange(t *testing.T) {
 func TestNoSpace(t *testing.T) {
 	dir := oracle.Dir(t)
 	oracle.Run(t, "sh", "-c", "head -c 60M /dev/urandom > "+dir+"/noise")
-	for _, size := range []uint64{0, 1 << 20, 40 << 20, 60 << 20, 62 << 20} {
+	for _, size := range []uint64{0, 1 << 20, 40 << 20, 60 << 20, 61 << 20} {
 		d := blockdev.NewMemory(int64(size))
 		_, err := Make(t.Context(), []blockdev.Device{d}, Options{Source: Dir(dir)})
 		var se *SizeError
