@@ -394,8 +394,8 @@ func (f *FS) copied(ctx context.Context, src, id disk.ObjectID) error {
 	return nil
 }
 
-// maxSharedTrace bounds what the dropping of a shared node looks at, in nodes
-// and extents; more makes the numbers inconsistent, as it does in Linux by the
+// maxSharedTrace bounds what is touched in a transaction by dropping shared
+// nodes, in nodes and extents; more makes the numbers inconsistent, as it does in Linux by the
 // height of the node.
 const maxSharedTrace = 1 << 20
 
@@ -406,7 +406,7 @@ func (t *Tree) touchShared(ctx context.Context, c btree.Child) error {
 	if !q.full() {
 		return nil
 	}
-	left := maxSharedTrace
+	left := maxSharedTrace - t.fs.refs.watched()
 	if err := t.traceShared(ctx, c, &left); err != nil {
 		return err
 	}

@@ -100,6 +100,13 @@ func (r *refs) touch(addr disk.Logical) {
 	}
 }
 
+// watched is how many extents were noted.
+func (r *refs) watched() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.seen)
+}
+
 // touched takes what was noted, in rising order.
 func (r *refs) touched() []disk.Logical {
 	r.mu.Lock()
