@@ -1,6 +1,7 @@
 package btrfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (f *FS) Quota(ctx context.Context) (*Quota, error) {
 	for _, g := range groups {
 		q.Qgroups = append(q.Qgroups, *g)
 	}
-	slices.SortFunc(q.Qgroups, func(a, b Qgroup) int { return int(int64(a.ID - b.ID)) })
+	slices.SortFunc(q.Qgroups, func(a, b Qgroup) int { return cmp.Compare(a.ID, b.ID) })
 	return q, nil
 }
 
