@@ -18,15 +18,23 @@ func (c *checker) verifyData() error {
 	}
 	var mu sync.Mutex
 	var lost []dataRange
+	var differ []Finding // copies without checksums that differ: it matters once a file has written there
 	r, err := scrub.Verify(c.ctx, c.vol, scrub.Options{
 		Workers: c.o.Workers,
 		Problem: func(p scrub.Problem) {
-			if r, ok := c.dataFinding(&p); ok {
-				mu.Lock()
-				defer mu.Unlock()
-				if len(lost) < maxRanges {
-					lost = append(lost, r)
+			f := dataFinding(&p)
+			mu.Lock()
+			defer mu.Unlock()
+			asks := f.Code == CodeDataBad || f.Code == CodeMirrorsDiffer
+			if asks && len(lost) < maxRanges {
+				lost = append(lost, dataRange{start: uint64(p.Logical), length: p.Length})
+				if f.Code == CodeMirrorsDiffer {
+					differ = append(differ, f)
+					return
 				}
+			}
+			if f.Code != "" {
+				c.find.add(f)
 			}
 		},
 		Progress: func(done, total uint64) { c.progress("data", done, total) },
@@ -42,16 +50,16 @@ func (c *checker) verifyData() error {
 			c.stats.Verified += d.DataBytesScrubbed
 		}
 	}
-	return c.lostFiles(lost)
+	return c.lostFiles(lost, differ)
 }
 
-// dataFinding reports one problem. Data of which no copy is good is returned, so
-// that the files can be found.
-func (c *checker) dataFinding(p *scrub.Problem) (lost dataRange, isLost bool) {
+// dataFinding says one problem; it has no code if another part of the check has
+// said so.
+func dataFinding(p *scrub.Problem) Finding {
 	f := Finding{Place: Place{Dev: p.Dev, DevName: p.DevName, Physical: p.Physical, Logical: p.Logical, Mirror: p.Mirror}, What: fmt.Sprintf("%d bytes: %s", p.Length, p.What)}
 	switch {
 	case p.Kind == scrub.KindSuper:
-		return lost, false // checkSupers has said so
+		// checkSupers has said so
 	case p.Kind == scrub.KindParity:
 		f.Code = CodeParity
 	case p.Kind == scrub.KindNoSum:
@@ -65,25 +73,28 @@ func (c *checker) dataFinding(p *scrub.Problem) (lost dataRange, isLost bool) {
 	default:
 		f.Code = CodeDataBad
 	}
-	c.find.add(f)
-	return dataRange{start: uint64(p.Logical), length: p.Length}, f.Code == CodeDataBad || f.Code == CodeMirrorsDiffer
+	return f
 }
 
-// lostFiles names the files that use data of which no copy is known to be good.
-func (c *checker) lostFiles(lost []dataRange) error {
+// lostFiles names the files that use data of which no copy is known to be good,
+// and reports those of differ that files have written to. Preallocated space
+// has no contents, so its copies may differ.
+func (c *checker) lostFiles(lost []dataRange, differ []Finding) error {
 	if len(lost) == 0 {
 		return nil
 	}
 	slices.SortFunc(lost, func(a, b dataRange) int { return int(int64(a.start - b.start)) })
 	lost = slices.CompactFunc(lost, func(a, b dataRange) bool { return a.start == b.start })
-	return c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
+	var mu sync.Mutex
+	written := make(map[uint64]bool)
+	err := c.again(func(n *nodeInfo) bool { return n.kind == kindFile }, func(_ *worker, info *nodeInfo, n disk.Node) {
 		for i := range n.NrItems() {
 			k := n.Key(i)
 			if k.Type != disk.KeyExtentData {
 				continue
 			}
 			f, err := disk.ParseFileExtent(n.ItemData(i))
-			if err != nil || f.Type == disk.FileExtentInline || f.DiskBytenr == 0 {
+			if err != nil || f.Type != disk.FileExtentRegular || f.DiskBytenr == 0 {
 				continue
 			}
 			start, length := uint64(f.DiskBytenr)+f.Offset, f.NumBytes
@@ -91,9 +102,20 @@ func (c *checker) lostFiles(lost []dataRange) error {
 				start, length = uint64(f.DiskBytenr), f.DiskNumBytes
 			}
 			if bad := within(lost, start, length); len(bad) > 0 {
+				mu.Lock()
+				for _, r := range bad {
+					written[r.start] = true
+				}
+				mu.Unlock()
 				c.find.add(Finding{Code: CodeDataBad, Place: Place{Tree: n.Owner(), Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: disk.Logical(bad[0].start)},
 					What: fmt.Sprintf("a file has %d bad blocks between its bytes %d and %d", len(bad), k.Offset, k.Offset+f.NumBytes)})
 			}
 		}
 	})
+	for _, f := range differ {
+		if err != nil || written[uint64(f.Place.Logical)] {
+			c.find.add(f)
+		}
+	}
+	return err
 }
