@@ -268,15 +268,14 @@ func crashStatesOf(t *testing.T, w *crashWorkload, rnd *rand.Rand) {
 	t.Logf("%d events, %d commits, %d states, %d exported", len(log.events), len(commits), states, exported)
 }
 
-// checkErrors is what our check finds wrong. Copies of preallocated space may
-// differ until it is written, so that alone is nothing.
+// checkErrors is what our check finds wrong.
 func checkErrors(t *testing.T, devs []blockdev.Device, data bool) []check.Finding {
 	t.Helper()
 	r, err := check.Run(t.Context(), devs, check.Options{VerifyData: data, Workers: 1, NoPaths: true})
 	must(t, err)
 	var out []check.Finding
 	for _, f := range r.Findings {
-		if f.Severity == check.Error && f.Code != check.CodeMirrorsDiffer {
+		if f.Severity == check.Error {
 			out = append(out, f)
 		}
 	}
