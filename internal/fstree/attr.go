@@ -19,7 +19,6 @@ type Change struct {
 	// then. Both together, and nothing else, are less of a change: a file that
 	// may only be appended to can have them.
 	AtimeNow, MtimeNow bool
-	Flags              *uint64 // disk.InodeNoDump and its like
 }
 
 // touch says whether only the times are set, to now.
@@ -43,7 +42,7 @@ func (w *Writer) SetAttr(ctx context.Context, sub, ino disk.ObjectID, c Change) 
 		if c.touch() {
 			fixed = disk.InodeImmutable
 		}
-		if item.Flags&fixed != 0 && c.Flags == nil {
+		if item.Flags&fixed != 0 {
 			return fmt.Errorf("inode %d is immutable: %w", uint64(ino), syscall.EPERM)
 		}
 		var access acl
@@ -91,9 +90,6 @@ func (c *Change) apply(item *disk.InodeItem, now disk.Time) {
 	}
 	set(&item.Atime, c.Atime, c.AtimeNow)
 	set(&item.Mtime, c.Mtime, c.MtimeNow)
-	if c.Flags != nil {
-		item.Flags = *c.Flags
-	}
 }
 
 // xattrCapability is what else than setuid can give a program privileges.
