@@ -321,9 +321,15 @@ func (f *FS) addQgroup(ctx context.Context, id uint64) error {
 		return nil
 	}
 	q.mu.Lock()
-	g := q.group(id)
+	q.group(id)
 	q.mu.Unlock()
-	g.info.Generation = f.Trans()
+	return f.insertQgroup(ctx, q, id)
+}
+
+// insertQgroup inserts the items of a qgroup that has none.
+func (f *FS) insertQgroup(ctx context.Context, q *quota, id uint64) error {
+	g := q.groups[id]
+	g.info.Generation, g.changed = f.Trans(), false
 	if err := q.tree.Insert(ctx, qgroupInfoKey(id), g.info.Append(nil)); err != nil {
 		return err
 	}

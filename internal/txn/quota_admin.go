@@ -2,13 +2,16 @@ package txn
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"syscall"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/btree"
 	"gobtrfs/internal/space"
+	"gobtrfs/internal/volume"
 )
 
 // itemsQuota is what turning quotas on or changing a qgroup inserts or changes,
@@ -31,45 +34,64 @@ func (f *FS) changeQuota(ctx context.Context, change func(ctx context.Context, q
 // the others count what every subvolume has. The error wraps EEXIST if there
 // are quotas already.
 func (f *FS) EnableQuota(ctx context.Context, simple bool) error {
-	return f.RunCommitted(ctx, Operation{Items: itemsQuota, Class: space.ClassNormal, Run: func(ctx context.Context) error {
+	var n int
+	err := f.Look(ctx, func(ctx context.Context) error {
+		ids, err := f.subvolumes(ctx)
+		n = len(ids)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return f.RunCommitted(ctx, Operation{Items: itemsQuota + 2*n, Class: space.ClassNormal, Run: func(ctx context.Context) error {
 		if f.quota.Load() != nil {
 			return fmt.Errorf("quotas are enabled: %w", syscall.EEXIST)
 		}
-		subvols, err := f.subvolumes(ctx)
-		if err != nil {
-			return err
-		}
-		t, err := f.NewTree(ctx, disk.TreeQuota, disk.RootItem{Refs: 1})
-		if err != nil {
-			return err
-		}
-		q := f.newQuota(t)
+		q := f.newQuota(nil)
 		q.status = disk.QgroupStatus{Version: 1, Generation: f.Trans(), Flags: disk.QgroupStatusOn}
 		if simple {
 			q.status.Flags |= disk.QgroupStatusSimpleMode
 			q.status.EnableGen = f.Trans()
-			if err := f.NeedIncompat(ctx, disk.IncompatSimpleQuota); err != nil {
-				return err
-			}
 		}
-		if err := t.Insert(ctx, qgroupStatusKey, q.status.Append(nil)); err != nil {
+		ids, err := f.subvolumes(ctx)
+		if err != nil {
 			return err
 		}
-		f.quota.Store(q)
-		for _, id := range subvols {
-			if err := f.addQgroup(ctx, uint64(id)); err != nil {
-				return err
-			}
+		for _, id := range ids {
+			q.group(uint64(id))
 		}
 		if !simple {
 			if err := f.recount(ctx, q); err != nil {
 				return err
 			}
-			f.refs.watch()
 		}
-		q.enforced.Store(true)
-		return nil
+		return f.writeNewQuota(ctx, q)
 	}})
+}
+
+// writeNewQuota makes the quota tree and what stands in it.
+func (f *FS) writeNewQuota(ctx context.Context, q *quota) (err error) {
+	if q.tree, err = f.NewTree(ctx, disk.TreeQuota, disk.RootItem{Refs: 1}); err != nil {
+		return err
+	}
+	if err := q.tree.Insert(ctx, qgroupStatusKey, q.status.Append(nil)); err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(q.groups)) {
+		if err := f.insertQgroup(ctx, q, id); err != nil {
+			return err
+		}
+	}
+	if q.simple() {
+		if err := f.NeedIncompat(ctx, disk.IncompatSimpleQuota); err != nil {
+			return err
+		}
+	} else {
+		f.refs.watch()
+	}
+	q.enforced.Store(true)
+	f.quota.Store(q)
+	return nil
 }
 
 // subvolumes are the ids of all subvolumes.
@@ -84,10 +106,19 @@ func (f *FS) subvolumes(ctx context.Context) ([]disk.ObjectID, error) {
 	return ids, it.Err()
 }
 
-// recount counts everything anew.
+// recount counts everything anew. If that fails the numbers are inconsistent.
+// It remembers who reaches each block of the subvolumes' trees while it runs.
 //
 // REQUIRES: the writer, in the first operation of a transaction.
 func (f *FS) recount(ctx context.Context, q *quota) error {
+	err := f.count(ctx, q)
+	if err != nil {
+		q.doubt()
+	}
+	return err
+}
+
+func (f *FS) count(ctx context.Context, q *quota) error {
 	for _, g := range q.groups {
 		q.mu.Lock()
 		g.info = disk.QgroupInfo{}
@@ -238,7 +269,10 @@ func (f *FS) regroup(ctx context.Context, q *quota, member uint64, change func()
 		if !q.full() {
 			return nil
 		}
-		return f.recount(ctx, q)
+		if err := f.recount(ctx, q); !errors.Is(err, volume.ErrCorrupt) {
+			return err
+		}
+		return nil // the member is one, but what it brings is not known
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
