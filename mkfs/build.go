@@ -45,7 +45,7 @@ func Make(ctx context.Context, devs []blockdev.Device, o Options) (*Result, erro
 			}
 		}
 	}
-	m, err := prepare(ctx, len(devs), o)
+	m, err := prepare(ctx, len(devs), o, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +54,8 @@ func Make(ctx context.Context, devs []blockdev.Device, o Options) (*Result, erro
 }
 
 // prepare does everything that touches no device: it checks the options and lists
-// the source.
-func prepare(ctx context.Context, devices int, o Options) (_ *maker, err error) {
+// the source. Files that are the devices themselves are left out of it.
+func prepare(ctx context.Context, devices int, o Options, own map[fileKey]bool) (_ *maker, err error) {
 	if devices == 0 {
 		return nil, errors.New("no device to make a filesystem on")
 	}
@@ -70,7 +70,7 @@ func prepare(ctx context.Context, devices int, o Options) (_ *maker, err error) 
 		}
 	}()
 	if o.Source != nil {
-		f := &filter{mapping: m.plan.changes, workers: runtime.GOMAXPROCS(0)}
+		f := &filter{mapping: m.plan.changes, workers: runtime.GOMAXPROCS(0), own: own}
 		if err := o.Source.load(ctx, m.tree, f); err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -171,6 +172,15 @@ func fromStat(st *unix.Stat_t) found {
 		e.i.size = 0
 	}
 	return e
+}
+
+// keyOf tells a file from all others; the zero key is that of no file.
+func keyOf(fi os.FileInfo) fileKey {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileKey{}
+	}
+	return fileKey{uint64(st.Dev), uint64(st.Ino)} //nolint:unconvert // types differ by system
 }
 
 // pathXattrs reads all attributes of a file through the given calls. Filesystems

@@ -126,6 +126,9 @@ func (w *walk) work(ctx context.Context) {
 func (w *walk) enterLocked(dir task, entries []found) error {
 	for k := range entries {
 		e := &entries[k]
+		if e.i.isRegular() && w.f.own[e.key] {
+			continue
+		}
 		if e.nlink > 1 && !e.i.isDir() {
 			if id, ok := w.links[e.key]; ok {
 				if _, err := w.t.addName(dir.id, e.name, id); err != nil {

@@ -17,6 +17,8 @@ type target struct {
 	path  string
 	tmp   string // a new file's name until it is whole; "" when made in place
 	mode  fs.FileMode
+	size  int64       // that a file which is made in place shall get; 0: what it has
+	info  fs.FileInfo // of what is there
 	dev   *blockdev.File
 	exist bool
 }
@@ -26,12 +28,21 @@ type target struct {
 // that is there keeps its size unless size says otherwise. With Shrink the size
 // of a file follows from the contents alone, and size, if not 0, is a limit; files
 // are then always made anew. On a block device size limits how much of it is used.
+// A file that is there and lies in the directory that Dir reads is left out of it.
 func MakeFiles(ctx context.Context, paths []string, size uint64, o Options) (_ *Result, err error) {
 	targets, err := findTargets(paths, size, o)
 	if err != nil {
 		return nil, err
 	}
-	m, err := prepare(ctx, len(paths), o)
+	own := map[fileKey]bool{}
+	for _, t := range targets {
+		if t.exist {
+			if k := keyOf(t.info); k != (fileKey{}) {
+				own[k] = true
+			}
+		}
+	}
+	m, err := prepare(ctx, len(paths), o, own)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +62,7 @@ func MakeFiles(ctx context.Context, paths []string, size uint64, o Options) (_ *
 		if err := t.open(int64(room)); err != nil {
 			return nil, err
 		}
-		if t.dev.IsBlock() && size != 0 {
+		if size != 0 && t.tmp == "" {
 			m.plan.ByteCount = min(size, uint64(t.dev.Size()))
 		}
 		devs = append(devs, t.dev)
@@ -90,7 +101,7 @@ func findTargets(paths []string, size uint64, o Options) ([]*target, error) {
 		case err != nil:
 			return nil, err
 		default:
-			t.exist, t.mode = true, fi.Mode()
+			t.exist, t.mode, t.info = true, fi.Mode(), fi
 			if err := t.inspect(o.Force); err != nil {
 				return nil, err
 			}
@@ -103,9 +114,7 @@ func findTargets(paths []string, size uint64, o Options) ([]*target, error) {
 			t.path = real
 			t.tmp = filepath.Join(filepath.Dir(real), fmt.Sprintf(".%s.%d.tmp", filepath.Base(real), os.Getpid()))
 		} else if size != 0 && t.mode.IsRegular() {
-			if err := os.Truncate(p, int64(size)); err != nil {
-				return nil, err
-			}
+			t.size = int64(size)
 		}
 		out = append(out, t)
 	}
@@ -136,7 +145,7 @@ func (t *target) inspect(force bool) error {
 
 func (t *target) open(room int64) (err error) {
 	if t.tmp == "" {
-		t.dev, err = blockdev.OpenFile(t.path, blockdev.FileOptions{})
+		t.dev, err = blockdev.OpenFile(t.path, blockdev.FileOptions{Size: t.size})
 		return err
 	}
 	t.dev, err = blockdev.OpenFile(t.tmp, blockdev.FileOptions{Create: true, Truncate: true, Size: room})
@@ -151,6 +160,10 @@ func (t *target) keep(shrink bool, size int64) error {
 		return err
 	}
 	if t.tmp == "" {
+		// Only now: until here an error leaves a file that is there its length.
+		if t.size != 0 && t.size < t.info.Size() {
+			return os.Truncate(t.path, t.size)
+		}
 		return nil
 	}
 	if shrink {

@@ -28,19 +28,22 @@ type hashed struct {
 func (a *assembler) subvolumeTree(ctx context.Context, subvols []*subvolume, s *subvolume) (treeRoot, error) {
 	p := newPacker(&a.plan.format, a.nodes, s.id)
 	if err := a.inode(ctx, p, subvols, s.top); err != nil {
-		return treeRoot{}, a.named(s.top, err)
+		return treeRoot{}, a.named(ctx, s.top, err)
 	}
 	for _, id := range s.inodes {
 		if err := a.inode(ctx, p, subvols, id); err != nil {
-			return treeRoot{}, a.named(id, err)
+			return treeRoot{}, a.named(ctx, id, err)
 		}
 	}
 	return p.finish()
 }
 
 // named says which file an error is about, unless it says so itself: contents are
-// read ahead, so that they may be another file's.
-func (a *assembler) named(id inodeID, err error) error {
+// read ahead, so that they may be another file's. What ended ctx is about none.
+func (a *assembler) named(ctx context.Context, id inodeID, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return err
+	}
 	var about *fileError
 	if errors.As(err, &about) {
 		return err

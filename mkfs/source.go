@@ -21,6 +21,7 @@ type Source interface {
 type filter struct {
 	mapping *mapping
 	workers int
+	own     map[fileKey]bool // targets, which are not part of the source
 }
 
 // Entry is one file for Entries. Files come in any order as long as a hard link

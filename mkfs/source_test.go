@@ -64,7 +64,7 @@ func dirh(name string) tar.Header {
 // listing loads a source and lists the tree that it makes.
 func listing(t testing.TB, s Source) ([]string, error) {
 	t.Helper()
-	m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID})
+	m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func FuzzTar(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		const sparse = 16 << 20
 		s := Layers(&tarSource{r: bytes.NewReader(a), name: "a", maxSparse: sparse}, &tarSource{r: bytes.NewReader(b), name: "b", maxSparse: sparse})
-		m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID})
+		m, err := prepare(t.Context(), 1, Options{Source: s, UUID: testUUID}, nil)
 		if err != nil {
 			return
 		}
@@ -359,7 +359,7 @@ func TestFilesThatChange(t *testing.T) {
 			if err := os.WriteFile(p, bytes.Repeat([]byte("x"), 9000), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			m, err := prepare(t.Context(), 1, Options{Source: Dir(dir)})
+			m, err := prepare(t.Context(), 1, Options{Source: Dir(dir)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
