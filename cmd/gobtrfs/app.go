@@ -36,6 +36,25 @@ func newApp(in io.Reader, out, errOut io.Writer) *app {
 	return a
 }
 
+// input is the standard input for verbs that shall end with ctx. Nothing breaks off
+// a read from a pipe or a terminal, so that a goroutine does it, which lives until
+// the read returns: in a process that was interrupted, to its end. A regular file is
+// given as it is, because it can be read in place.
+func (a *app) input(ctx context.Context) io.Reader {
+	if f, ok := a.in.(*os.File); ok {
+		if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() {
+			return f
+		}
+	}
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, a.in)
+		w.CloseWithError(err)
+	}()
+	context.AfterFunc(ctx, func() { r.CloseWithError(ctx.Err()) })
+	return r
+}
+
 // printJSON writes v as one indented JSON document.
 func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.out)

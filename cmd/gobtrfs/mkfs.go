@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -131,7 +133,7 @@ func runMkfs(cmd *cobra.Command, a *app, f *mkfsFlags, images []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	closeSource, err := f.source(a, &o)
+	closeSource, err := f.source(cmd.Context(), a, &o)
 	if err != nil {
 		return err
 	}
@@ -202,7 +204,10 @@ func (f *mkfsFlags) summary(a *app, r *mkfs.Result, d time.Duration) error {
 
 // exclusive refuses flags that contradict each other.
 func (f *mkfsFlags) exclusive() error {
+	stdin := slices.Index(f.tars, "-")
 	switch {
+	case stdin >= 0 && slices.Contains(f.tars[stdin+1:], "-"):
+		return errors.New("standard input holds one archive only")
 	case f.rootdir != "" && len(f.tars) > 0:
 		return errors.New("--rootdir and --tar cannot be used together")
 	case f.owner != "" && f.allRoot:
@@ -332,7 +337,7 @@ func (f *mkfsFlags) ownership(o *mkfs.Options) error {
 }
 
 // source opens what the filesystem is filled with.
-func (f *mkfsFlags) source(a *app, o *mkfs.Options) (func(), error) {
+func (f *mkfsFlags) source(ctx context.Context, a *app, o *mkfs.Options) (func(), error) {
 	var files []*os.File
 	closeAll := func() {
 		for _, file := range files {
@@ -345,7 +350,7 @@ func (f *mkfsFlags) source(a *app, o *mkfs.Options) (func(), error) {
 	var list []mkfs.Source
 	for _, p := range f.tars {
 		if p == "-" {
-			list = append(list, mkfs.Tar(a.in, "standard input"))
+			list = append(list, mkfs.Tar(a.input(ctx), "standard input"))
 			continue
 		}
 		file, err := os.Open(p)
