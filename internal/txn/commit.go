@@ -123,6 +123,9 @@ func (f *FS) settle(ctx context.Context) error {
 	if err := f.distrustCache(ctx); err != nil {
 		return err
 	}
+	// The superblock and the root tree are of one generation: so the root tree
+	// changes even where the replay of a log that adds nothing is all there is.
+	f.extent.changed = true
 	for range maxPasses {
 		if err := f.writeNewGroups(ctx); err != nil {
 			return err

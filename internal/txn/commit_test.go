@@ -362,6 +362,22 @@ func TestSettled(t *testing.T) {
 	}
 }
 
+// TestCommitWithoutChange: where only the superblock changes, as after the replay
+// of a log that adds nothing, the root tree is of its generation all the same.
+func TestCommitWithoutChange(t *testing.T) {
+	f := newFixture(t, txn.Options{CommitInterval: -1})
+	ok(t, f.put(1, 7))
+	ok(t, f.fs.Commit(t.Context()))
+	ok(t, f.fs.Do(t.Context(), 1, space.ClassNormal, func(ctx context.Context) error {
+		return f.fs.NeedIncompat(ctx, disk.IncompatCompressZstd)
+	}))
+	ok(t, f.fs.Commit(t.Context()))
+	f.verify()
+	if n := committedValue(t, f.dev.Device, 1); n != 7 {
+		t.Errorf("item 1 is %d on the device", n)
+	}
+}
+
 // TestFirstOfTransaction: RunCommitted finds trees that nobody has changed yet,
 // beside a commit that is being written or not.
 func TestFirstOfTransaction(t *testing.T) {
