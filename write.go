@@ -98,6 +98,33 @@ func (f *FS) Sync(ctx context.Context) error {
 	return nil
 }
 
+// Still calls look while the devices hold one commit, which contains all that was
+// done before, and stay at it: for a check of a filesystem that is in use.
+// With contents set no contents are written either, so that copies and parity
+// can be compared. Who needs the devices to write to waits; reading goes on. look
+// must not change the filesystem and must not call Sync.
+func (f *FS) Still(ctx context.Context, contents bool, look func(ctx context.Context) error) error {
+	if f.w == nil {
+		return look(ctx)
+	}
+	if err := f.w.Flush(ctx); err != nil {
+		return fmt.Errorf("btrfs: %w", err)
+	}
+	return f.w.Txn().Still(ctx, contents, look)
+}
+
+// SetLabel changes the filesystem's label, durably. It is at most 255 bytes
+// long and has no NUL byte.
+func (f *FS) SetLabel(ctx context.Context, label string) error {
+	if f.w == nil {
+		return ErrReadOnly
+	}
+	if err := f.w.Txn().SetLabel(ctx, label); err != nil {
+		return fmt.Errorf("btrfs: set label: %w", err)
+	}
+	return f.Sync(ctx)
+}
+
 // Editor changes the files of a subvolume and of those nested in it. Paths
 // start at the subvolume's top directory; symbolic links in them are not
 // followed. What changes contents takes file capabilities away, and leaves

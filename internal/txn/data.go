@@ -52,6 +52,10 @@ func (f *FS) FreeData(addr disk.Logical, n uint64) error {
 // that refers to it flushes it, so it must have returned before the operation
 // that adds the reference begins (X4). The writer is not needed.
 func (f *FS) WriteData(ctx context.Context, addr disk.Logical, b []byte) error {
+	if err := f.contents.RLock(ctx); err != nil {
+		return err
+	}
+	defer f.contents.RUnlock()
 	if err := f.vol.Write(ctx, addr, b); err != nil {
 		return fmt.Errorf("write data at %d: %w", uint64(addr), err)
 	}

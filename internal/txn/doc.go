@@ -46,6 +46,8 @@
 //	 cycle        taken by whoever commits, from before settling until the commit is durable; I/O allowed
 //	  FS.state    the running transaction: a writer (an operation, settling) or readers (Look); I/O allowed
 //	    FS.growth the chunk tree, device items, system array, map of chunks; a channel; I/O allowed
+//	    FS.contents shared while contents are written, under the state or without; I/O allowed. Still has it alone, under
+//	              the cycle and without the state; who shares it waits for nothing but the device
 //	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu: innermost; no I/O
 //
 // Who holds the state for writing may wait for a chunk to be made, which takes

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gobtrfs/disk"
@@ -89,6 +91,8 @@ type FS struct {
 	// admission is held by operations from before their promise until they end:
 	// for writing by one that is alone because space is short.
 	admission rwLock
+	// contents is shared by those who write contents, which Still keeps out.
+	contents rwLock
 
 	failure   atomic.Pointer[error]
 	abortOnce sync.Once
@@ -173,6 +177,7 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	f.trans.Store(uint64(sb.Generation) + 1)
 	f.state.init()
 	f.admission.init()
+	f.contents.init()
 	f.refs.init()
 	f.treesMu.Init(rankTrees, 0)
 	f.cycle.init(sb.Generation)
@@ -385,6 +390,28 @@ func (f *FS) NeedIncompat(ctx context.Context, flag uint64) error {
 	f.super.IncompatFlags |= flag
 	f.touch()
 	return nil
+}
+
+// SetLabel sets the label in the next commit's superblock.
+func (f *FS) SetLabel(ctx context.Context, label string) error {
+	if len(label) >= disk.LabelSize || strings.ContainsRune(label, 0) {
+		return fmt.Errorf("label of %d bytes: %w", len(label), syscall.EINVAL)
+	}
+	return f.Do(ctx, 1, space.ClassNormal, func(ctx context.Context) error {
+		top, err := f.Tree(ctx, disk.TreeFS)
+		if err != nil {
+			return err
+		}
+		if err := f.lockGrowth(ctx); err != nil {
+			return err
+		}
+		defer f.unlockGrowth()
+		f.super.Label = label
+		// A superblock names a root tree of its own generation, so something in
+		// the root tree must change.
+		top.Touch()
+		return nil
+	})
 }
 
 // Clock tells the time of changes.
