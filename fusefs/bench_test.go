@@ -88,7 +88,11 @@ func byMemory(b *testing.B, _ string) (string, func()) {
 		b.Fatal(err)
 	}
 	go s.Serve()
-	if err := readAhead(dir); err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		b.Fatal(err)
+	}
+	if err := readAhead(&st); err != nil {
 		b.Log(err)
 	}
 	return dir, func() {

@@ -93,11 +93,15 @@ func (a *advice) listing(first bool) bool {
 // answer is full. plus says which entries come with their inode.
 func (s *server) list(input *fuse.ReadIn, plus func(*btrfs.DirEntry) bool, add func(dir place, e entry) bool) fuse.Status {
 	var bad []trouble
+	var read reading
 	err := s.view(input.NodeId, func(ctx context.Context, dir *btrfs.File) error {
 		if !dir.Mode().IsDir() {
 			return syscall.ENOTDIR
 		}
 		at := placeOf(dir)
+		if input.Offset < behindDot {
+			read = s.read(dir)
+		}
 		if input.Offset < behindDotDot && !s.listDots(ctx, input, dir, add) {
 			return nil
 		}
@@ -124,6 +128,7 @@ func (s *server) list(input *fuse.ReadIn, plus func(*btrfs.DirEntry) bool, add f
 		}
 		return nil
 	})
+	s.accessed(read, input.Flags)
 	for _, b := range bad {
 		s.done(b.op, input.NodeId, b.err)
 	}
@@ -207,12 +212,15 @@ func typeBits(t fs.FileMode) uint32 {
 // Readlink reads a symbolic link.
 func (s *server) Readlink(_ <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
 	var target string
+	var read reading
 	err := s.view(header.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		read = s.read(f)
 		target, err = f.Readlink(ctx)
 		if err == nil && (target == "" || len(target) >= unix.PathMax) {
 			err = syscall.EIO
 		}
 		return err
 	})
+	s.accessed(read, 0)
 	return []byte(target), s.done("readlink", header.NodeId, err)
 }

@@ -29,7 +29,9 @@ func (s *server) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fu
 // asks again, page by page, and gets the good ones.
 func (s *server) Read(_ <-chan struct{}, input *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n := 0
+	var read reading
 	err := s.view(input.NodeId, func(ctx context.Context, f *btrfs.File) (err error) {
+		read = s.read(f)
 		n, err = f.ReadAtContext(ctx, buf[:min(int(input.Size), len(buf))], int64(input.Offset))
 		if errors.Is(err, io.EOF) {
 			err = nil
@@ -39,6 +41,7 @@ func (s *server) Read(_ <-chan struct{}, input *fuse.ReadIn, buf []byte) (fuse.R
 	if err != nil {
 		return nil, s.done("read", input.NodeId, err)
 	}
+	s.accessed(read, input.Flags)
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 

@@ -104,8 +104,10 @@ func ioctlSizes(cmd uint32, in, out []byte) bool {
 
 // xflags pairs FS_*_FL with FS_XFLAG_*.
 var xflags = [...]struct{ fl, xflag uint32 }{
-	{0x8, 0x20}, {0x10, 0x8}, {0x20, 0x10}, {0x40, 0x80}, {0x80, 0x40}, {0x100000, 0x20000},
+	{0x8, 0x20}, {0x10, 0x8}, {0x20, 0x10}, {0x40, 0x80}, {0x80, 0x40}, {0x100000, xflagVerity},
 }
+
+const xflagVerity = 0x20000 // FS_XFLAG_VERITY
 
 func (s *server) ioctlFSGetXattr(_ context.Context, f *btrfs.File, _, out []byte) error {
 	var x uint32

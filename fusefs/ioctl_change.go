@@ -14,16 +14,17 @@ import (
 )
 
 // Ioctls that change something and whose data is inside a structure of fixed
-// size. The kernel checks permissions for the first two, which it sends on
-// behalf of chattr(1); for the others it checks nothing.
+// size. The kernel checks permissions for those that it sends on behalf of
+// chattr(1) and file_setattr(2): SETFLAGS and FSSETXATTR; for the others it checks
+// nothing.
 const (
 	iocSetFlags      = 0x40086602
 	iocSetFlags32    = 0x40046602
 	iocSync          = 0x9408
 	iocStartSync     = 0x80089418
 	iocWaitSync      = 0x40089416
-	iocSubvolCreate  = 0x5000940e
-	iocSnapDestroy   = 0x5000940f
+	iocFSSetXattr    = 0x401c5820
+	iocSetFSLabel    = 0x41009432
 	iocDefaultSubvol = 0x40089413
 	iocSubvolSetFlag = 0x4008941a
 )
@@ -37,8 +38,14 @@ var changingIoctls = map[uint32]changingIoctl{
 	iocSync:          (*readWrite).ioctlSync,
 	iocStartSync:     (*readWrite).ioctlSync,
 	iocWaitSync:      (*readWrite).ioctlSync,
+	iocFSSetXattr:    (*readWrite).ioctlFSSetXattr,
+	iocSetFSLabel:    (*readWrite).ioctlSetFSLabel,
+	iocSnapCreate:    (*readWrite).ioctlSnapCreate,
+	iocSnapCreate2:   (*readWrite).ioctlSnapCreate2,
 	iocSubvolCreate:  (*readWrite).ioctlSubvolCreate,
+	iocSubvolCreate2: (*readWrite).ioctlSubvolCreate2,
 	iocSnapDestroy:   (*readWrite).ioctlSnapDestroy,
+	iocSnapDestroy2:  (*readWrite).ioctlSnapDestroy2,
 	iocDefaultSubvol: (*readWrite).ioctlDefaultSubvol,
 	iocSubvolSetFlag: (*readWrite).ioctlSubvolSetFlags,
 }
@@ -54,6 +61,7 @@ func (r *readWrite) changingIoctl(in *fuse.IoctlIn, data, out []byte) (status fu
 	switch {
 	case !isInode:
 		return fuse.EPERM, true
+	case in.Cmd&iocNumberMask == iocSetFlags&iocNumberMask: // the kernel passes 32 bits, whatever the number says
 	case !ioctlSizes(in.Cmd, data, out):
 		return fuse.EINVAL, true
 	}
@@ -86,17 +94,49 @@ func (r *readWrite) setFlags(p place, in *fuse.IoctlIn, want uint32) error {
 	return r.w.SetFlags(r.s.ctx, p.subvol, p.ino, want)
 }
 
-const privilegedFlags = 0x10 | 0x20 // FS_IMMUTABLE_FL, FS_APPEND_FL: CAP_LINUX_IMMUTABLE
-
-// volName is the name in struct btrfs_ioctl_vol_args, behind a descriptor that
-// means nothing to us.
-func volName(data []byte) ([]byte, error) {
-	name, _, ok := bytes.Cut(data[8:], []byte{0})
-	if !ok || len(name) > disk.MaxNameLen {
-		return nil, syscall.ENAMETOOLONG
+// ioctlFSSetXattr sets what FSGETXATTR shows and leaves the other flags. btrfs
+// has no extent size hints and no projects.
+func (r *readWrite) ioctlFSSetXattr(p place, in *fuse.IoctlIn, data, _ []byte) error {
+	ne := binary.NativeEndian
+	x := ne.Uint32(data) &^ xflagVerity // only shown
+	extSize, project, cowExtSize := ne.Uint32(data[4:]), ne.Uint32(data[12:]), ne.Uint32(data[16:])
+	if extSize != 0 || project != 0 || cowExtSize != 0 {
+		return syscall.EOPNOTSUPP
 	}
-	return name, nil
+	item, err := r.inode(p)
+	if err != nil {
+		return err
+	}
+	flags := fstree.FileFlags(&item)
+	for _, pair := range xflags {
+		if pair.xflag == xflagVerity {
+			continue
+		}
+		flags &^= pair.fl
+		if x&pair.xflag != 0 {
+			flags |= pair.fl
+			x &^= pair.xflag
+		}
+	}
+	if x != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	return r.setFlags(p, in, flags)
 }
+
+// ioctlSetFSLabel is durable when it returns, as in Linux.
+func (r *readWrite) ioctlSetFSLabel(_ place, in *fuse.IoctlIn, data, _ []byte) error {
+	if err := rootOnlyChange(in); err != nil {
+		return err
+	}
+	label, _, ok := bytes.Cut(data, []byte{0})
+	if !ok {
+		return syscall.EINVAL
+	}
+	return r.s.fs.SetLabel(r.s.ctx, string(label))
+}
+
+const privilegedFlags = 0x10 | 0x20 // FS_IMMUTABLE_FL, FS_APPEND_FL: CAP_LINUX_IMMUTABLE
 
 // rootOnlyChange refuses everybody but root. A FUSE server is not told of the
 // caller's capabilities and groups.
@@ -105,56 +145,6 @@ func rootOnlyChange(in *fuse.IoctlIn) error {
 		return syscall.EPERM
 	}
 	return nil
-}
-
-// mayWrite says whether the caller may make and remove names in a directory, as
-// far as owner and mode tell.
-func (r *readWrite) mayWrite(p place, in *fuse.IoctlIn) error {
-	if in.Uid == 0 {
-		return nil
-	}
-	item, err := r.inode(p)
-	if err != nil {
-		return err
-	}
-	const writeAndEnter = 0o3
-	mode := item.Mode
-	switch {
-	case item.UID == in.Uid:
-		mode >>= 6
-	case item.GID == in.Gid:
-		mode >>= 3
-	}
-	if mode&writeAndEnter != writeAndEnter {
-		return syscall.EACCES
-	}
-	return nil
-}
-
-func (r *readWrite) ioctlSubvolCreate(p place, in *fuse.IoctlIn, data, _ []byte) error {
-	name, err := volName(data)
-	if err != nil {
-		return err
-	}
-	if err := r.mayWrite(p, in); err != nil {
-		return err
-	}
-	_, err = r.w.CreateSubvol(r.s.ctx, p.subvol, p.ino, name, fstree.Attr{Mode: 0o755, UID: in.Uid, GID: in.Gid})
-	r.s.changed(p, string(name))
-	return err
-}
-
-func (r *readWrite) ioctlSnapDestroy(p place, in *fuse.IoctlIn, data, _ []byte) error {
-	name, err := volName(data)
-	if err != nil {
-		return err
-	}
-	if err := rootOnlyChange(in); err != nil {
-		return err
-	}
-	err = r.w.DeleteSubvol(r.s.ctx, p.subvol, p.ino, name)
-	r.s.changed(p, string(name))
-	return err
 }
 
 func (r *readWrite) ioctlDefaultSubvol(p place, in *fuse.IoctlIn, data, _ []byte) error {

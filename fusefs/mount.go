@@ -4,6 +4,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,6 +28,12 @@ type Options struct {
 	Suid, Dev bool
 	// NoExec forbids running programs. Default: they may run.
 	NoExec bool
+	// Atime says when reading changes the time of access. Default:
+	// AtimeRelative.
+	Atime AtimeMode
+	// NoDirAtime leaves the times of access of directories alone. Default: they
+	// are as those of files.
+	NoDirAtime bool
 	// WritebackCache lets the kernel collect writes in its memory: small writes
 	// become fast, and "no space" is reported as late as at close or fsync.
 	// Default: each write reaches the server before it returns.
@@ -37,6 +44,17 @@ type Options struct {
 	// Log is told of damage. Default: nobody is.
 	Log *slog.Logger
 }
+
+// AtimeMode says when reading a file changes its time of access. Only reads
+// that reach the server count: what the kernel has in its memory it does not tell.
+type AtimeMode int
+
+// Modes.
+const (
+	AtimeRelative AtimeMode = iota // if it was changed since the last time, or that was a day ago
+	AtimeAlways                    // mount option strictatime
+	AtimeNever                     // mount option noatime
+)
 
 // Server serves one mount.
 type Server struct {
@@ -68,7 +86,7 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		o.Source = "gobtrfs"
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	raw, err := newServer(ctx, sub, &faults{log: o.Log})
+	raw, err := newServer(ctx, sub, &faults{log: o.Log}, &o)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("read the top directory: %w", err)
@@ -85,8 +103,13 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		fs.Serve()
 		s.err = raw.finish()
 	}()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at %s: %w", dir, err), s.Unmount())
+	}
+	raw.dev.Store(st.Dev)
 	if o.Direct {
-		if err := readAhead(dir); err != nil {
+		if err := readAhead(&st); err != nil {
 			o.Log.Debug("read-ahead stays as it is", "err", err)
 		}
 	}
@@ -96,11 +119,7 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 // readAhead lets the kernel read as far ahead as one request reaches. Its own
 // limit is 128 KiB, whatever the protocol negotiates; only the administrator can
 // raise it.
-func readAhead(dir string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return err
-	}
+func readAhead(st *unix.Stat_t) error {
 	limit := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
 	return os.WriteFile(limit, fmt.Append(nil, maxRequest>>10), 0)
 }
@@ -135,6 +154,7 @@ func (o Options) fuse(write bool) *fuse.MountOptions {
 	set(o.Dev, "dev")
 	set(o.NoExec, "noexec")
 	set(!write && !o.Direct, "ro")
+	m.DirectMountFlags |= o.atimeFlags()
 	if write {
 		m.DirectMountFlags &^= unix.MS_RDONLY
 		// After an asynchronous direct write the kernel (6.18) does not look for
@@ -146,6 +166,20 @@ func (o Options) fuse(write bool) *fuse.MountOptions {
 		}
 	}
 	return m
+}
+
+// atimeFlags is what mount(8) shows; it is the server that keeps the times.
+func (o Options) atimeFlags() (flags uintptr) {
+	switch o.Atime {
+	case AtimeAlways:
+		flags = unix.MS_STRICTATIME
+	case AtimeNever:
+		flags = unix.MS_NOATIME
+	}
+	if o.NoDirAtime {
+		flags |= unix.MS_NODIRATIME
+	}
+	return flags
 }
 
 // Done is closed when the mount is gone, every request is answered, and all

@@ -23,6 +23,9 @@ type readWrite struct {
 	s *server
 	w *fstree.Writer
 
+	atime      AtimeMode
+	noDirAtime bool
+
 	// Inodes without names that the kernel has just forgotten wait for reap,
 	// because FORGET has no answer that could wait.
 	mu       sync.Mutex

@@ -32,7 +32,8 @@ type server struct {
 	top    place
 	faults *faults
 	advice advice
-	kernel *fuse.Server // for notifications
+	kernel *fuse.Server  // for notifications
+	dev    atomic.Uint64 // st_dev of the mount; 0: not known yet
 
 	counters counters
 
@@ -54,7 +55,7 @@ const recentFiles = 512
 // socket is told (see changed).
 const forever = 365 * 24 * time.Hour
 
-func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults) (*server, error) {
+func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults, o *Options) (*server, error) {
 	root, err := sub.Root(ctx)
 	if err != nil {
 		return nil, err
@@ -63,7 +64,9 @@ func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults) (*server,
 	s.advice.wanted()
 	if w := s.fs.Writer(); w != nil {
 		s.known = &known{}
-		s.RawFileSystem = newReadWrite(s, w)
+		r := newReadWrite(s, w)
+		r.atime, r.noDirAtime = o.Atime, o.NoDirAtime
+		s.RawFileSystem = r
 		s.statfs = func(context.Context) (spaceTotals, error) {
 			return runningTotals(w.Txn().Space().Snapshot()), nil
 		}

@@ -38,6 +38,10 @@ Options, after -o and separated by commas:
   offset=N, partition=N   where in IMAGE the filesystem is
   allow_other             let other users in
   suid, dev, noexec       as in mount(8); without them nosuid, nodev, exec
+  noatime, strictatime    when reading changes times of access: never, always;
+                          without them relatime: if that tells something new.
+                          Reads from the kernel's memory do not count
+  nodiratime              times of access of directories stay as they are
   compress[-force]=A[:L]  compress what is written: zlib, lzo, zstd, none
   nodatacow, nodatasum    new files are written in place, have no checksums
   commit=SECONDS          make changes durable at least this often (default 30)
@@ -48,8 +52,7 @@ Options, after -o and separated by commas:
   log=FILE                log to a file, to "syslog" or to "stderr"
 
 Options that mount(8) and /etc/fstab use for themselves are accepted, and so
-are options of btrfs that only tune the kernel's; access times are never
-written. All others are refused.
+are options of btrfs that only tune the kernel's. All others are refused.
 
 Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
     mount -t fuse.gobtrfs IMAGE DIR

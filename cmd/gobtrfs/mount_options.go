@@ -10,6 +10,7 @@ import (
 
 	btrfs "gobtrfs"
 	"gobtrfs/disk"
+	"gobtrfs/fusefs"
 )
 
 // mountOptions are what the -o options say.
@@ -28,13 +29,15 @@ type mountOptions struct {
 
 	writeback bool
 
+	atime      fusefs.AtimeMode
+	noDirAtime bool
+
 	ignored []string // options that mean nothing here
 }
 
 // Options of mount(8) and fstab(5) that say nothing to a filesystem, and those
 // that every mount of ours has anyway.
-var plainOptions = strings.Fields(`defaults auto noauto user users owner group nouser nofail _netdev async sync dirsync atime noatime
-	diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime acl user_xattr default_permissions
+var plainOptions = strings.Fields(`defaults auto noauto user users owner group nouser nofail _netdev async sync dirsync lazytime nolazytime acl user_xattr default_permissions
 	exec mand nomand silent loud`)
 
 // tuningOptions are btrfs's options that change how the kernel's btrfs works
@@ -84,6 +87,14 @@ func (o *mountOptions) set(name, value string, has bool) (known bool, err error)
 		o.dev = name == "dev"
 	case "noexec":
 		o.noExec = true
+	case "noatime":
+		o.atime = fusefs.AtimeNever
+	case "strictatime", "norelatime":
+		o.atime = fusefs.AtimeAlways
+	case "atime", "relatime", "nostrictatime":
+		o.atime = fusefs.AtimeRelative
+	case "diratime", "nodiratime":
+		o.noDirAtime = name == "nodiratime"
 	case "writeback_cache":
 		o.writeback = true
 	case "compress", "compress-force":
@@ -220,5 +231,8 @@ func (o *mountOptions) String() string {
 	flag(o.open.DirtyBytes != 0, fmt.Sprintf("dirty_mib=%d", o.open.DirtyBytes>>20))
 	flag(o.open.CommitInterval != 0, fmt.Sprintf("commit=%d", o.open.CommitInterval/time.Second))
 	flag(o.writeback, "writeback_cache")
+	flag(o.atime == fusefs.AtimeNever, "noatime")
+	flag(o.atime == fusefs.AtimeAlways, "strictatime")
+	flag(o.noDirAtime, "nodiratime")
 	return strings.Join(append(list, o.ignored...), ",")
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	btrfs "gobtrfs"
+	"gobtrfs/fusefs"
 )
 
 func TestMountOptions(t *testing.T) {
@@ -23,7 +24,10 @@ func TestMountOptions(t *testing.T) {
 		err  string
 	}{
 		{list: ""},
-		{list: "defaults,noatime,nofail,_netdev,x-systemd.automount,user=joe,comment=x"},
+		{list: "noatime,nodiratime", want: mountOptions{atime: fusefs.AtimeNever, noDirAtime: true}},
+		{list: "strictatime", want: mountOptions{atime: fusefs.AtimeAlways}},
+		{list: "noatime,nodiratime,relatime,diratime"},
+		{list: "defaults,relatime,nofail,_netdev,x-systemd.automount,user=joe,comment=x"},
 		{list: "ro,,ro", want: mountOptions{readOnly: true}},
 		{list: "rw", want: mountOptions{}},
 		{list: "subvol=a/b/", want: mountOptions{subvol: "/a/b"}},

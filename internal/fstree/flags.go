@@ -135,16 +135,21 @@ func (w *Writer) SetFlags(ctx context.Context, sub, ino disk.ObjectID, flags uin
 // changed since, in seconds.
 const relatimeSec = 24 * 60 * 60
 
-// Accessed notes that an inode was read. With relative set that is kept only if
-// it tells something: the inode was changed since the last time, or that was a
-// day ago (mount option relatime). Nothing happens where the inode or its
-// subvolume does not want it.
+// AtimeDue says whether reading an inode now changes its time of access. With
+// relative set it does only if that tells something: the inode was changed since
+// the last time, or that was a day ago (mount option relatime).
+func AtimeDue(item *disk.InodeItem, now disk.Time, relative bool) bool {
+	if item.Flags&disk.InodeNoAtime != 0 {
+		return false
+	}
+	return !relative || !later(item.Atime, item.Mtime) || !later(item.Atime, item.Ctime) || now.Sec-item.Atime.Sec >= relatimeSec
+}
+
+// Accessed notes that an inode was read, if AtimeDue says so and its subvolume
+// may be written.
 func (w *Writer) Accessed(ctx context.Context, sub, ino disk.ObjectID, relative bool) error {
 	stale := func(e *edit, item *disk.InodeItem) bool {
-		if e.t.Item().Flags&disk.RootSubvolReadOnly != 0 || item.Flags&disk.InodeNoAtime != 0 {
-			return false
-		}
-		return !relative || !later(item.Atime, item.Mtime) || !later(item.Atime, item.Ctime) || e.now.Sec-item.Atime.Sec >= relatimeSec
+		return e.t.Item().Flags&disk.RootSubvolReadOnly == 0 && AtimeDue(item, e.now, relative)
 	}
 	needed := false
 	err := w.tx.Look(ctx, func(ctx context.Context) error {
