@@ -15,13 +15,15 @@ import (
 func newCheckCmd(a *app) *cobra.Command {
 	var o checkFlags
 	cmd := &cobra.Command{
-		Use:   "check IMAGE",
+		Use:   "check IMAGE|DIR",
 		Short: "Verify a whole filesystem and say what is wrong",
 		Long: `check reads a filesystem and says what is wrong with it. It changes nothing.
 
 Every tree, every reference and all free space is checked; --verify-data reads
 the data too. Findings have a stable code, a severity, the place, and what they
-mean. Exit codes: 0 nothing is wrong, 3 damage was found, 1 the check could not
+mean. A filesystem that is mounted is checked as of a commit that is made for it;
+until the check ends, who needs another one waits: fsync, and writers that have
+filled the memory for what is not yet written. Exit codes: 0 nothing is wrong, 3 damage was found, 1 the check could not
 be done.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -61,16 +63,31 @@ func (i *imageFlags) registerMembers(cmd *cobra.Command) {
 }
 
 func (o *checkFlags) run(ctx context.Context, a *app, name string) error {
+	live, err := o.image.serving(ctx, a, name)
+	if err != nil {
+		return err
+	}
 	var m image
 	defer m.Close()
-	if err := o.image.openDevices(ctx, &m, name); err != nil {
+	if live == nil {
+		err = o.image.openDevices(ctx, &m, name)
+	}
+	if err != nil {
 		return err
 	}
 	var last atomic.Pointer[check.Progress]
 	phase := &phaseClock{}
-	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Memory: o.memory, TempDir: o.tempDir, Progress: func(p check.Progress) { last.Store(&p) }}
+	opt := check.Options{VerifyData: o.verify, Degraded: o.degraded, MaxFindings: o.max, Workers: o.workers, Memory: o.memory, TempDir: a.path(o.tempDir), Progress: func(p check.Progress) { last.Store(&p) }}
 	st := a.startStatus(!o.progress, func() string { return checkProgress(last.Load(), phase, time.Now()) })
-	r, err := check.Run(ctx, m.devs, opt)
+	var r *check.Report
+	if live == nil {
+		r, err = check.Run(ctx, m.devs, opt)
+	} else {
+		err = live.fs.Still(ctx, o.verify, func(ctx context.Context) (err error) {
+			r, err = check.Run(ctx, live.devs, opt)
+			return err
+		})
+	}
 	st.Close()
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ var verbs = []func(*app) *cobra.Command{
 	newQuotaCmd,
 	newQgroupCmd,
 	newUsageCmd,
+	newLabelCmd,
 	newSyncCmd,
 	newStatsCmd,
 	newTopCmd,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gobtrfs"
+	"gobtrfs/blockdev"
 	"gobtrfs/fusefs"
 )
 
@@ -43,6 +44,7 @@ type mountServer interface {
 // liveMount is the filesystem of a server that carries out verbs.
 type liveMount struct {
 	fs    *btrfs.FS
+	devs  []blockdev.Device
 	srv   mountServer
 	since time.Time
 	run   func(ctx context.Context, args []string, a *app) int
@@ -54,7 +56,7 @@ type liveMount struct {
 // path makes a path of the caller's absolute. Verbs need it for whatever is
 // not an image: a server has another working directory than who asks it.
 func (a *app) path(name string) string {
-	if a.dir == "" || filepath.IsAbs(name) {
+	if a.dir == "" || name == "" || filepath.IsAbs(name) {
 		return name
 	}
 	return filepath.Join(a.dir, name)
@@ -71,6 +73,20 @@ func (l *liveMount) serves(i *imageFlags, name string) bool {
 	return false
 }
 
+// serving is the mount that this process serves, if a verb about an image or
+// directory is to be carried out here, and nil if nobody has it mounted. If
+// somebody else has, that server does the verb's work, and the error says so.
+func (i *imageFlags) serving(ctx context.Context, a *app, name string) (*liveMount, error) {
+	i.dir = a.dir
+	switch {
+	case a.live == nil:
+		return nil, a.forward(ctx, i, name)
+	case a.live.serves(i, name):
+		return a.live, nil
+	}
+	return nil, fmt.Errorf("%s is not what is mounted here", name)
+}
+
 // open is the filesystem for a verb. What reads sees commits, so there is one.
 func (l *liveMount) open(ctx context.Context) (*image, error) {
 	if l.fs.Writer() != nil {
@@ -85,14 +101,9 @@ func (l *liveMount) open(ctx context.Context) (*image, error) {
 // elsewhere the error says that the server has done the verb's work, or that
 // there is none.
 func (i *imageFlags) mounted(ctx context.Context, a *app, name string) (*liveMount, error) {
-	i.dir = a.dir
-	if a.live != nil && a.live.serves(i, name) {
-		return a.live, nil
+	live, err := i.serving(ctx, a, name)
+	if err == nil && live == nil {
+		err = fmt.Errorf("%s is not mounted by gobtrfs", name)
 	}
-	if a.live == nil {
-		if err := a.forward(ctx, i, name); err != nil {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("%s is not mounted by gobtrfs", name)
+	return live, err
 }

@@ -163,7 +163,7 @@ func (a *app) serveMount(ctx context.Context, r *mountRequest) error {
 	for _, name := range r.o.ignored {
 		log.Info("option has no effect", "option", name)
 	}
-	live := &liveMount{fs: fsys.FS, srv: srv, since: time.Now(), run: a.run, names: map[string]bool{}}
+	live := &liveMount{fs: fsys.FS, devs: fsys.devs, srv: srv, since: time.Now(), run: a.run, names: map[string]bool{}}
 	if r.metrics != "" {
 		stop, err := serveMetrics(r.metrics, live, log)
 		if err != nil {
@@ -251,6 +251,7 @@ func (r *mountRequest) fuseOptions(log *slog.Logger) fusefs.Options {
 	o := fusefs.Options{
 		Source: r.o.source, AllowOther: r.o.allowOther, Suid: r.o.suid, Dev: r.o.dev, NoExec: r.o.noExec,
 		Direct: os.Geteuid() == 0, Log: log, WritebackCache: r.o.writeback,
+		Atime: r.o.atime, NoDirAtime: r.o.noDirAtime,
 	}
 	if o.Source == "" {
 		o.Source = r.image

@@ -493,6 +493,10 @@ func verbsThroughTheMount(t *testing.T, bin string) {
 	say("", "put", r.img, local, "/later")
 	say("", "put", r.dir, local, "/file")
 	say("", "rm", r.img, "/new")
+	say("clean", "check", "--verify-data", r.dir)
+	say("no errors found", "scrub", r.img)
+	say("", "label", r.dir, "a new label")
+	say("a new label", "label", r.img)
 	r.read("later", "from outside\n")
 	r.read("file", "from outside\n")
 	if _, err := os.Stat(r.dir + "/new"); !errors.Is(err, os.ErrNotExist) {

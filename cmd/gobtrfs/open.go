@@ -73,18 +73,15 @@ func (m *image) Close() error {
 // open opens the filesystem on the image at name. If it is mounted, the
 // mount's server does the verb's work, and the error says so.
 func (i *imageFlags) open(ctx context.Context, a *app, name string) (*image, error) {
-	i.dir = a.dir
-	if a.live != nil {
-		if a.live.serves(i, name) {
-			return a.live.open(ctx)
-		}
-		return nil, fmt.Errorf("%s is not what is mounted here", name)
-	}
-	if err := a.forward(ctx, i, name); err != nil {
+	live, err := i.serving(ctx, a, name)
+	if err != nil {
 		return nil, err
 	}
+	if live != nil {
+		return live.open(ctx)
+	}
 	m := &image{}
-	err := i.openDevices(ctx, m, name)
+	err = i.openDevices(ctx, m, name)
 	if err == nil {
 		m.FS, err = btrfs.OpenDevices(ctx, m.devs, btrfs.Options{
 			Degraded: i.degraded, NoLog: i.noLog, BackupRoot: i.backupRoot, CacheBytes: verbCacheBytes, Events: m.events(a),

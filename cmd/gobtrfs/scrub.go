@@ -19,11 +19,12 @@ import (
 func newScrubCmd(a *app) *cobra.Command {
 	var o scrubFlags
 	cmd := &cobra.Command{
-		Use:   "scrub IMAGE",
+		Use:   "scrub IMAGE|DIR",
 		Short: "Verify every copy of every block, and repair bad copies",
-		Long: `scrub reads every copy of every block in use on every device of a filesystem
-that is not mounted, and verifies it: tree blocks and data by their checksums,
-data without checksums by comparing its copies, and parity.
+		Long: `scrub reads every copy of every block in use on every device of a filesystem,
+and verifies it: tree blocks and data by their checksums, data without
+checksums by comparing its copies, and parity. Of a mounted filesystem it takes
+turns with those who write.
 
 --repair overwrites bad copies with what a good one has, and writes nothing
 else. --state FILE keeps where an interrupted scrub stopped; the next run with
@@ -56,16 +57,24 @@ type scrubFlags struct {
 const maxScrubProblems = 1000
 
 func (o *scrubFlags) run(ctx context.Context, a *app, name string) error {
+	live, err := o.image.serving(ctx, a, name)
+	if err != nil {
+		return err
+	}
 	opt := scrub.Options{Repair: o.repair, BytesPerSecond: o.limit}
-	var err error
-	if opt.Resume, err = o.load(); err != nil {
+	state := a.path(o.state)
+	if opt.Resume, err = loadScrub(state); err != nil {
 		return err
 	}
 	var m image
 	defer m.Close()
-	if o.repair {
+	switch {
+	case live != nil && o.repair && live.fs.Writer() == nil:
+		err = fmt.Errorf("%s is mounted read-only: --repair cannot write", name)
+	case live != nil:
+	case o.repair:
 		err = o.openForWriting(&m, name)
-	} else {
+	default:
 		err = o.image.openDevices(ctx, &m, name)
 	}
 	if err != nil {
@@ -85,12 +94,17 @@ func (o *scrubFlags) run(ctx context.Context, a *app, name string) error {
 	st := a.startStatus(!o.progress, func() string {
 		return fmt.Sprintf("scrub: %.1f of about %.1f MiB", float64(done.Load())/(1<<20), float64(total.Load())/(1<<20))
 	})
-	r, err := scrub.Run(ctx, m.devs, opt)
+	var r *scrub.Report
+	if live == nil {
+		r, err = scrub.Run(ctx, m.devs, opt)
+	} else {
+		r, err = live.scrub(ctx, opt)
+	}
 	st.Close()
 	if r == nil {
 		return err
 	}
-	saveErr := o.save(r)
+	saveErr := saveScrub(state, r)
 	if o.json {
 		saveErr = errors.Join(saveErr, scrubJSON(a, r, problems))
 	} else {
@@ -118,12 +132,12 @@ func (o *scrubFlags) openForWriting(m *image, name string) error {
 	return nil
 }
 
-// load reads the state of an interrupted scrub, nil if there is none.
-func (o *scrubFlags) load() (*scrub.State, error) {
-	if o.state == "" {
+// loadScrub reads the state of an interrupted scrub, nil if there is none.
+func loadScrub(file string) (*scrub.State, error) {
+	if file == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(o.state)
+	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -132,7 +146,7 @@ func (o *scrubFlags) load() (*scrub.State, error) {
 	}
 	var s scrub.State
 	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.state, err)
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if s.Finished {
 		return nil, nil
@@ -140,15 +154,15 @@ func (o *scrubFlags) load() (*scrub.State, error) {
 	return &s, nil
 }
 
-func (o *scrubFlags) save(r *scrub.Report) error {
-	if o.state == "" {
+func saveScrub(file string, r *scrub.Report) error {
+	if file == "" {
 		return nil
 	}
 	b, err := json.MarshalIndent(&r.State, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.state, append(b, '\n'), 0o666)
+	return os.WriteFile(file, append(b, '\n'), 0o666)
 }
 
 func scrubJSON(a *app, r *scrub.Report, problems []scrub.Problem) error {
