@@ -16,6 +16,14 @@ const unitBytes = 1 << 20
 // maxGap is the longest unused piece that is read along within a unit.
 const maxGap = 64 << 10
 
+// How many units wait for a worker. The planner is far ahead of the workers; it
+// sleeps from when the queue is full until it is low, because waking it for
+// every unit would take the processor from a worker each time.
+const (
+	queueUnits = 64
+	lowUnits   = queueUnits / 4
+)
+
 // piece is a part of a unit that is verified in one way.
 type piece struct {
 	off, length uint64 // in the unit
@@ -38,7 +46,8 @@ type unit struct {
 type planner struct {
 	s       *scrubber
 	out     chan<- *unit
-	next    disk.Logical // everything below has been handed out
+	drained <-chan struct{} // says now and then that out is low
+	next    disk.Logical    // everything below has been handed out
 	extents *btree.Tree
 	csums   *btree.Tree
 	sums    btree.Iterator
@@ -248,11 +257,14 @@ func (p *planner) flush(ctx context.Context) error {
 	if err := p.limit(ctx, u); err != nil {
 		return err
 	}
-	select {
-	case p.out <- u:
-	case <-ctx.Done():
-		return ctx.Err()
+	for len(p.out) == cap(p.out) {
+		select {
+		case <-p.drained:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	p.out <- u // there is room: nobody else sends
 	p.next = u.start + disk.Logical(u.length)
 	return ctx.Err()
 }

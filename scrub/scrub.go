@@ -203,27 +203,44 @@ func (s *scrubber) run(ctx context.Context) (*Report, error) {
 	if state.Next == 0 {
 		s.supers()
 	}
-	units := make(chan *unit, 4*s.o.Workers)
+	units, drained := make(chan *unit, queueUnits), make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	errs := make([]error, s.o.Workers+1)
-	// Units under way are finished when ctx ends.
+	// Units under way are finished when ctx ends, those that wait are left. They
+	// are taken in order, so the first that is left says where to go on.
 	work := context.WithoutCancel(ctx)
 	for i := range s.o.Workers {
 		wg.Go(func() {
 			w := &worker{s: s}
-			for u := range units {
+			for ctx.Err() == nil {
+				u, ok := <-units
+				if !ok {
+					return
+				}
+				if len(units) <= lowUnits {
+					select {
+					case drained <- struct{}{}:
+					default:
+					}
+				}
 				if err := w.verify(work, u); err != nil && errs[i] == nil {
 					errs[i] = err
 				}
 			}
 		})
 	}
-	p := &planner{s: s, out: units, next: state.Next}
+	p := &planner{s: s, out: units, drained: drained, next: state.Next}
 	errs[s.o.Workers] = p.run(ctx)
 	close(units)
 	wg.Wait()
 	state.Next = p.next
 	err := errors.Join(errs...)
+	if u, ok := <-units; ok {
+		state.Next = u.start
+		if err == nil {
+			err = ctx.Err()
+		}
+	}
 	state.Finished = err == nil
 	r := &Report{State: state, Errors: s.errors, Uncorrected: s.left}
 	for _, d := range s.vol.Devices() {

@@ -44,25 +44,35 @@ func (w *worker) verify(ctx context.Context, u *unit) error {
 		return err
 	}
 	copies := disk.ProfileOf(u.chunk.Type).Copies
-	bufs := w.buffers(copies, u.length)
 	at := make([]volume.Place, copies)
 	for _, p := range places {
 		if p.Mirror >= 1 && p.Mirror <= copies && p.Logical == u.start {
 			at[p.Mirror-1] = p
 		}
 	}
-	w.unread = make([][]bool, copies)
 	for m := range copies {
+		w.countCopy(u, &at[m])
+	}
+	if !w.quick(ctx, u, copies) {
+		w.slow(ctx, u, at)
+	}
+	w.s.progress(u.length * uint64(copies))
+	return nil
+}
+
+// slow reads all copies of a unit and verifies them granule by granule, side by
+// side, so that what is wrong with one can be put right from another.
+func (w *worker) slow(ctx context.Context, u *unit, at []volume.Place) {
+	bufs := w.buffers(len(at), u.length)
+	w.unread = make([][]bool, len(at))
+	for m := range bufs {
 		if err := w.s.vol.ReadMirror(ctx, u.start, bufs[m], m+1); err != nil {
 			w.readSlowly(ctx, u, m, bufs[m])
 		}
-		w.countCopy(u, &at[m])
 	}
 	for i := range u.pieces {
 		w.piece(u, &u.pieces[i], bufs, at)
 	}
-	w.s.progress(u.length * uint64(copies))
-	return nil
 }
 
 // readSlowly reads sector by sector what could not be read at once.
