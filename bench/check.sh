@@ -1,7 +1,7 @@
 #!/bin/bash
 # Measures `gobtrfs check` and `gobtrfs scrub` against `btrfs check --readonly`,
 # device reads and checksum speed, and prints tables in Markdown. Needs root,
-# btrfs-progs, GNU time, python3, a kernel with btrfs, and 4 GiB in DIR.
+# btrfs-progs, GNU time, python3, Go, a kernel with btrfs, and 4 GiB in DIR.
 #
 #   bench/check.sh [DIR]            # default: /dev/shm
 #
@@ -54,13 +54,6 @@ make_files() { # IMAGE FILES
 	((have >= $2)) || { echo "the image has $have inodes, not $2" >&2; exit 1; }
 }
 
-make_data() { # IMAGE CSUM MIB
-	truncate -s "$(($3 + 512))M" "$1"; mkfs.btrfs -q -m single --csum "$2" "$1" > /dev/null 2>&1
-	mount_image "$1"
-	head -c "$3M" /dev/urandom > "$mnt/data"
-	unmount_image
-}
-
 measure() { # LABEL COMMAND…: appends "seconds cpu-seconds kilobytes" to the label's file
 	local label=$1; shift
 	/usr/bin/time -a -o "$dir/t-$label" -f '%e %U %S %M' "$@" > /dev/null 2>&1
@@ -95,25 +88,5 @@ for n in ${SIZES-10000 50000 100000 1000000}; do
 	rm -f "$img"
 done
 
-data=${DATA_MIB:-1024}
-((data > 0)) || exit 0
-echo; echo "| $data MiB of data | | time | processor time | peak memory |"; echo "|---|---|---|---|---|"
-for sum in crc32c xxhash sha256 blake2; do
-	img=$dir/$sum.img
-	make_data "$img" "$sum" "$data"
-	rm -f "$dir"/t-*
-	for _ in $(seq "$runs"); do
-		measure read dd if="$img" of=/dev/null bs=1M skip=16 count="$data"
-		measure verify "$gobtrfs" check --verify-data "$img"
-		measure scrub "$gobtrfs" scrub "$img"
-		for i in "${!others[@]}"; do measure "data$i" "${others[$i]}" check --readonly --check-data-csum "$img"; done
-	done
-	echo "| $sum | dd bs=1M to /dev/null | $(median read) |"
-	echo "| $sum | gobtrfs check --verify-data | $(median verify) |"
-	echo "| $sum | gobtrfs scrub | $(median scrub) |"
-	for i in "${!others[@]}"; do echo "| $sum | $("${others[$i]}" version | sed -n 1p) --check-data-csum | $(median "data$i") |"; done
-	rm -f "$img"
-done
-echo
-echo "Checksums alone, one processor:"; echo
-go test ./internal/csum -run '^$' -bench 'Verify' -benchtime 1s -cpu 1 | awk '/MB\/s/ {for (i = 1; i <= NF; i++) if ($i == "MB/s") print "- " $1 ": " $(i-1) " MB/s"}'
+((${DATA_MIB:-1024} > 0)) || exit 0
+go run ./bench/verify -gobtrfs "$gobtrfs" -dir "$dir" -mib "${DATA_MIB:-1024}" -runs "$runs" -others "$(IFS=,; echo "${others[*]}")"

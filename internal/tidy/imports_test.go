@@ -18,7 +18,7 @@ const module = "gobtrfs"
 // only; the packages of one layer do not import each other unless named in
 // siblings.
 var layers = [][]string{
-	{"cmd/gobtrfs", "bench", "bench/write"},
+	{"cmd/gobtrfs", "bench", "bench/verify", "bench/write"},
 	{"fusefs", "report", "extract", "internal/lab"}, // what the public API is enough for
 	{""}, // the public API
 	{"mkfs", "check", "scrub", "relocate", "stream"},
