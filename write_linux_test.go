@@ -2,6 +2,8 @@ package btrfs_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"gobtrfs"
@@ -81,6 +83,25 @@ func TestWriteOneFile(t *testing.T) {
 	_, err := e.WriteAt(ctx, "/hello", []byte("hello, world\n"), 0)
 	must(t, err)
 	must(t, f.Sync(ctx))
+	must(t, f.Close())
+	judge(t, image)
+}
+
+// TestWriteBesideGroupsOfOneType: with a source directory, mkfs.btrfs -O mixed-bg
+// makes one group for data and one for metadata all the same, which Linux mounts.
+func TestWriteBesideGroupsOfOneType(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	ctx := context.Background()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "old"), oracle.Noise(1, 100_000), 0o644))
+	image := oracle.Mkfs(t, 256<<20, "-O", "mixed-bg", "-n", "4096", "-m", "single", "--rootdir", dir)
+	f, e := openWritable(t, image)
+	must(t, e.Remove(ctx, "/old"))
+	must(t, e.Create(ctx, "/new", btrfs.Attr{Perm: 0o644}))
+	_, err := e.WriteAt(ctx, "/new", oracle.Noise(2, 100_000), 0)
+	must(t, err)
+	must(t, f.Sync(ctx))
+	must(t, f.Verify())
 	must(t, f.Close())
 	judge(t, image)
 }

@@ -204,10 +204,15 @@ func (fs *FS) GlobalReserve() *Reserve { return fs.global }
 // CommitReserve holds one commit's worst case.
 func (fs *FS) CommitReserve() *Reserve { return fs.commit }
 
-// info is the info of a group's flags, nil if there is none.
+// info is the info of a group's flags, nil if there is none. Beside mixed groups
+// Linux takes those of data or metadata alone and counts them together.
 func (fs *FS) info(flags disk.BlockGroupFlags) *Info {
+	t := flags.Type()
+	if fs.cfg.Mixed && (t == disk.BlockGroupData || t == disk.BlockGroupMetadata) {
+		t = disk.BlockGroupMixed
+	}
 	for _, i := range fs.infos {
-		if i.flags == flags.Type() {
+		if i.flags == t {
 			return i
 		}
 	}

@@ -481,3 +481,23 @@ func TestExtentMisuse(t *testing.T) {
 }
 
 func second(_ Range, err error) error { return err }
+
+// Beside mixed groups there may be some of one type alone. They are counted with
+// the others, nothing is put into them, and what they hold can be freed.
+func TestGroupsOfOneTypeBesideMixed(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{Config: Config{Mixed: true}, metadata: 64 * MiB, dataSize: 64 * MiB})
+	c := Chunk{Start: s.nextLogical(), Flags: meta, Length: 64 * MiB, StripeSize: 64 * MiB, Stripes: []Stripe{{1, 50 << 30}}}
+	held := Range{c.Start, MiB}
+	s.must(s.AddGroup(GroupSpec{Chunk: c, Used: MiB, Free: []Range{{held.End(), 63 * MiB}}}))
+	for _, r := range s.write(s.Data(), 200*MiB) {
+		if g := s.Group(r.Start); g.chunk.Flags.Type() != disk.BlockGroupMixed {
+			t.Errorf("%d bytes were put into a group of type %v", r.Length, g.chunk.Flags)
+		}
+	}
+	s.free([]Range{held})
+	s.commit()
+	if g := s.Group(c.Start); g.used != 0 || g.info != s.Data() {
+		t.Errorf("after freeing, the group of type %v uses %d bytes", g.chunk.Flags, g.used)
+	}
+}

@@ -284,6 +284,7 @@ func (fs *FS) SetTarget(typ disk.BlockGroupFlags, p *disk.Profile) {
 // it follows from the groups, the devices and the conversion under way. Groups
 // without that profile's redundancy are then read-only, as after a mount by the
 // kernel: nothing may be allocated in them, so nothing may be promised for them.
+// So are those of metadata alone beside mixed ones, which must not get data.
 // No lock may be held.
 func (fs *FS) refreshProfiles() {
 	fs.mu.Lock()
@@ -314,10 +315,14 @@ func (fs *FS) refreshProfiles() {
 	}
 }
 
-// carries says whether the group has all that the profile has.
-func (g *Group) carries(profile disk.BlockGroupFlags) bool { return g.chunk.Flags&profile == profile }
+// carries says whether the group has all that the profile has, and is for all
+// that the info is for: beside mixed groups one of metadata alone may stand.
+func (g *Group) carries(profile disk.BlockGroupFlags) bool {
+	profile |= g.info.flags
+	return g.chunk.Flags&profile == profile
+}
 
-// refit makes the group read-only for want of the info's profile, or ends that.
+// refit makes the group read-only for want of the info's profile or type, or ends that.
 func (g *Group) refit() {
 	g.mu.Lock()
 	unfit := !g.carries(g.info.nextProfile())
