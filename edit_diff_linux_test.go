@@ -45,17 +45,18 @@ func sameError(o *fileOp, want, got error) bool {
 
 // TestEditsBesideKernel does the same random operations on an image through a
 // mount and on another through an Editor. Errors must be the same; after each
-// round both hold the same files, and ours passes every judge. Then they swap:
-// the kernel goes on with our image and we with its.
+// round both hold the same files, and ours passes every judge, and is whole
+// without as many devices as its profiles tolerate. Then they swap: the kernel
+// goes on with our image and we with its.
 func TestEditsBesideKernel(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
 	if args := strings.Fields(*editMkfs); len(args) > 0 {
-		editBeside(t, *editSeed, mkfsVariant(args))
+		editBeside(t, *editSeed, *editRounds, mkfsVariant(args))
 		return
 	}
 	for seed := *editSeed; seed < *editSeed+*editSeeds; seed++ {
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			editBeside(t, seed, newVariant(rand.New(rand.NewPCG(seed, 2))))
+			editBeside(t, seed, *editRounds, newVariant(rand.New(rand.NewPCG(seed, 2))))
 		})
 		if !ok {
 			break
@@ -63,19 +64,20 @@ func TestEditsBesideKernel(t *testing.T) {
 	}
 }
 
-func editBeside(t *testing.T, seed uint64, v *variant) {
+func editBeside(t *testing.T, seed uint64, rounds int, v *variant) {
 	t.Helper()
 	t.Logf("-edit.seed=%d: %v", seed, v)
 	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
 	gen := &opMaker{rnd: rand.New(rand.NewPCG(seed, 1)), holes: v.holes, noFlags: !v.flags}
-	for round := range *editRounds {
+	for round := range rounds {
 		editRound(t, v, gen, ours, theirs, round)
+		withoutDevices(t, v, ours)
 		if t.Failed() {
 			t.Fatalf("round %d", round)
 		}
 		ours, theirs = theirs, ours
 	}
-	t.Logf("%d operations of %d kinds in %d rounds, %d succeeded", *editOps**editRounds, len(gen.kinds), *editRounds, gen.done)
+	t.Logf("%d operations of %d kinds in %d rounds, %d succeeded", *editOps*rounds, len(gen.kinds), rounds, gen.done)
 }
 
 func editRound(t *testing.T, v *variant, gen *opMaker, ours, theirs []string, round int) {
