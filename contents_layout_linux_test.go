@@ -162,6 +162,9 @@ func TestPendingContentsShow(t *testing.T) {
 			if file.Size() != 510*kib {
 				t.Errorf("%s: size %d", when, file.Size())
 			}
+			if n := file.Item().NBytes; n != 64*kib {
+				t.Errorf("%s: it takes %d bytes, want %d", when, n, 64*kib)
+			}
 			for _, c := range []struct{ off, data, hole int64 }{
 				{0, 0, 48}, {25, 25, 48}, {47, 47, 48}, {48, 100, 48}, {100, 100, 104}, {104, 500, 104}, {300, 500, 300}, {505, 505, 510},
 			} {

@@ -413,25 +413,25 @@ func (b *backlog) absorb(k fileKey, item *disk.InodeItem) {
 	if f := b.find(k); f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.stamped {
-			item.Mtime, item.Ctime = f.wrote, f.wrote
-		}
+		f.absorbLocked(item)
 	}
 }
 
-// overlay shows an inode as readers of the running state see it. What waits
-// counts as if it took space that the file does not have yet.
-func (b *backlog) overlay(k fileKey, item *disk.InodeItem, sector uint64) {
-	b.absorb(k, item)
-	f := b.find(k)
+func (f *pendingFile) absorbLocked(item *disk.InodeItem) {
+	if f.stamped {
+		item.Mtime, item.Ctime = f.wrote, f.wrote
+	}
+}
+
+// overlay shows an inode as readers of the running state see it, but for the
+// space that it takes. f may be nil: nothing waits.
+func (f *pendingFile) overlay(item *disk.InodeItem) {
 	if f == nil {
 		return
 	}
-	for _, r := range f.touched(sector) {
-		item.NBytes += r.to - r.from
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.absorbLocked(item)
 	item.Size = max(item.Size, f.segs.end(), f.out.end())
 }
 

@@ -43,9 +43,39 @@ func (v *Subvol) Inode(ctx context.Context, ino disk.ObjectID) (disk.InodeItem, 
 		return item, v.corrupt(k, err)
 	}
 	if b := v.store.pending; b != nil {
-		b.overlay(fileKey{v.id, ino}, &item, v.store.sectorSize)
+		f := b.find(fileKey{v.id, ino})
+		n, err := v.unplaced(ctx, f, &item)
+		if err != nil {
+			return item, err
+		}
+		f.overlay(&item)
+		item.NBytes += n
 	}
 	return item, nil
+}
+
+// unplaced is how many bytes a file's pending contents take besides what it has:
+// those that replace others, or fill what is preallocated, take none, as on Linux.
+func (v *Subvol) unplaced(ctx context.Context, f *pendingFile, item *disk.InodeItem) (n uint64, err error) {
+	if f == nil {
+		return 0, nil
+	}
+	for _, r := range f.touched(v.store.sectorSize) {
+		n += r.to - r.from
+		if item.NBytes == 0 {
+			continue
+		}
+		it := v.treeExtents(ctx, f.key.ino, r.to, r.from)
+		for it.Next() {
+			if e := it.Extent(); !e.Hole {
+				n -= min(e.End, r.to) - max(e.Start, r.from)
+			}
+		}
+		if err := it.Err(); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
 
 // DirEntry is a name in a directory.
