@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // FileOptions says how OpenFile opens.
@@ -22,11 +23,15 @@ type FileOptions struct {
 	// or was made or truncated. On a block device whose size the system does
 	// not tell it is taken as the size. Default: 0, as it is.
 	Size int64
-	// NoLock leaves out the advisory lock that keeps two writers of one
-	// regular file apart, and the exclusive open of a block device, which
-	// fails while it is mounted. Default: locked when open for writing.
+	// NoLock leaves out what keeps writers apart: the lock that two of one
+	// regular file meet, the look whether Linux has the file mounted through a
+	// loop device, and the exclusive open of a block device, which fails while
+	// it is mounted. Default: kept apart when open for writing.
 	NoLock bool
 }
+
+// errLocked is why a file is not opened for writing twice.
+var errLocked = errors.New("another program has it open for writing")
 
 // File is a regular file or a block device.
 type File struct {
@@ -96,7 +101,10 @@ func (d *File) prepare(o FileOptions) error {
 	}
 	if !o.ReadOnly && !o.NoLock {
 		if err := lockFile(d.f); err != nil {
-			return fmt.Errorf("lock %s: %w", d.f.Name(), err)
+			return fmt.Errorf("open %s: %w", d.f.Name(), err)
+		}
+		if loop := mountedThrough(fi); loop != "" {
+			return fmt.Errorf("open %s: mounted through %s: %w", d.f.Name(), loop, syscall.EBUSY)
 		}
 	}
 	d.size = fi.Size()

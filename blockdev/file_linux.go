@@ -16,10 +16,6 @@ const exclusiveFlag = unix.O_EXCL
 
 func blockSize(f *os.File) (int64, error) { return f.Seek(0, io.SeekEnd) }
 
-func lockFile(f *os.File) error {
-	return ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
-}
-
 func syncData(f *os.File) error {
 	return ignoringEINTR(func() error { return unix.Fdatasync(int(f.Fd())) })
 }

@@ -12,6 +12,30 @@ import (
 	"gobtrfs/internal/oracle"
 )
 
+// A file is not opened for writing while Linux has it mounted; that a loop device
+// is over it is no reason.
+func TestMountedFile(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	image := oracle.Mkfs(t, 128<<20)
+	open := func() error {
+		d, err := OpenFile(image, FileOptions{})
+		if err == nil {
+			err = d.Close()
+		}
+		return err
+	}
+	m := oracle.Mount(t, "", image)
+	if err := open(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a mounted file opens for writing: %v", err)
+	}
+	m.Unmount()
+	oracle.Attached(t, []string{image}, func([]string) {
+		if err := open(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A block device tells its size, takes discards, and is not opened for writing
 // while it is mounted.
 func TestBlockDevice(t *testing.T) {

@@ -72,17 +72,29 @@ func (m *Memory) Discard(off, n int64) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	first, last := off/memoryPageSize, (off+n-1)/memoryPageSize
-	for i, page := range m.pages {
-		if n == 0 || i < first || i > last {
-			continue
-		}
+	if n == 0 {
+		return nil
+	}
+	empty := func(i int64) {
+		page := m.pages[i]
 		from, to := max(off-i*memoryPageSize, 0), min(off+n-i*memoryPageSize, memoryPageSize)
 		if from == 0 && to == memoryPageSize {
 			delete(m.pages, i)
-			continue
+		} else if page != nil {
+			clear(page[from:to])
 		}
-		clear(page[from:to])
+	}
+	first, last := off/memoryPageSize, (off+n-1)/memoryPageSize
+	if last-first < int64(len(m.pages)) {
+		for i := first; i <= last; i++ {
+			empty(i)
+		}
+		return nil
+	}
+	for i := range m.pages {
+		if i >= first && i <= last {
+			empty(i)
+		}
 	}
 	return nil
 }
