@@ -51,7 +51,7 @@ func (a *app) input(ctx context.Context) io.Reader {
 		_, err := io.Copy(w, a.in)
 		w.CloseWithError(err)
 	}()
-	context.AfterFunc(ctx, func() { r.CloseWithError(ctx.Err()) })
+	context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
 	return r
 }
 

@@ -149,8 +149,10 @@ Empty lines and lines that start with # are skipped.
 			if batch == "" {
 				return usagef("--batch is missing")
 			}
-			in := a.in
-			if batch != "-" {
+			var in io.Reader
+			if batch == "-" {
+				in = a.input(cmd.Context())
+			} else {
 				f, err := os.Open(a.path(batch))
 				if err != nil {
 					return err

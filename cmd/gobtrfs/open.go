@@ -85,7 +85,8 @@ func (i *imageFlags) open(ctx context.Context, a *app, name string) (*image, err
 	if err == nil {
 		m.FS, err = btrfs.OpenDevices(ctx, m.devs, btrfs.Options{
 			Degraded: i.degraded, NoLog: i.noLog, BackupRoot: i.backupRoot, CacheBytes: verbCacheBytes, Events: m.events(a),
-			Writable: i.writable,
+			Writable:       i.writable,
+			CommitInterval: -1, // an edit is one transaction, however long its input takes to come
 		})
 	}
 	if err != nil {

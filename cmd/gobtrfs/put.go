@@ -77,7 +77,7 @@ func (p *putter) put(ctx context.Context, src, dst string) error {
 		if p.t.batch {
 			return usagef("standard input cannot be put in a batch")
 		}
-		return p.contents(ctx, p.t.a.in, dst, btrfs.Attr{Perm: 0o644})
+		return p.contents(ctx, p.t.a.input(ctx), dst, btrfs.Attr{Perm: 0o644})
 	}
 	fi, err := os.Lstat(src)
 	if err != nil {
