@@ -264,7 +264,7 @@ func (m *maker) setDevices(devs []blockdev.Device) error {
 // where it finds less than it would like, so there is nothing to be gained by more.
 func (m *maker) chunkTreeNodes() uint64 {
 	n := uint64(len(m.devices))
-	chunks := 12 + m.bounds.data/gib + m.bounds.meta/(256*mib)
+	chunks := 12 + (m.bounds.data+m.plan.Free)/gib + (m.bounds.meta+m.plan.Free/bytesPerMetadata)/(256*mib)
 	items := chunks*(disk.ItemHeaderSize+48+32*2*n) + n*(disk.ItemHeaderSize+98)
 	return 2 * (2 + items/(uint64(m.plan.format.size)/2))
 }
@@ -290,12 +290,13 @@ func (m *maker) regions(w *writer) error {
 	m.data = &region{l: m.layout, order: chunkOrder{flags: p.dataFlags()}}
 	switch {
 	case m.compact:
-		m.data.order.maxLength = m.bounds.data
+		m.data.order.maxLength = m.bounds.data + m.plan.room()
 		m.data.grown = func(c *chunk) {
 			m.data.order.maxLength = max(m.data.order.maxLength-min(m.data.order.maxLength, c.Length), disk.StripeLen)
 		}
 		meta.virtual = true
-		meta.base = disk.Logical(roundUp(m.layout.nextLogical+m.bounds.data+m.bounds.data/32, gib) + gib)
+		data := m.bounds.data + m.plan.room()
+		meta.base = disk.Logical(roundUp(m.layout.nextLogical+data+data/32, gib) + gib)
 		m.meta.spill = &spill{}
 	default:
 		if err := meta.grow(); err != nil {

@@ -55,7 +55,7 @@ func MakeFiles(ctx context.Context, paths []string, size uint64, o Options) (_ *
 	room := size
 	if m.plan.Shrink {
 		// Room for the worst case; the file is sparse and cut off at the end.
-		room = roundUp(m.bounds.data*33/32+4*m.bounds.meta, gib)*uint64(2+len(paths)) + 4*gib + m.plan.Slack
+		room = roundUp(m.bounds.data*33/32+4*m.bounds.meta+2*m.plan.Free, gib)*uint64(2+len(paths)) + 4*gib + m.plan.Slack
 	}
 	var devs []blockdev.Device
 	for _, t := range targets {

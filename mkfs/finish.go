@@ -19,7 +19,7 @@ func (m *maker) finishLayout() (*tail, error) {
 	if m.data.cur == nil && !m.plan.mixed {
 		// A data chunk says what profile data shall have, even without data.
 		if m.plan.Shrink {
-			m.data.order.maxLength = mib
+			m.data.order.maxLength = max(mib, m.plan.room())
 		} else {
 			m.data.order.maxLength = 0
 		}
@@ -28,27 +28,82 @@ func (m *maker) finishLayout() (*tail, error) {
 		}
 	}
 	if m.compact && m.data.cur != nil {
-		if err := m.layout.trim(m.data.cur, max(m.data.cur.next, 1)); err != nil {
+		if err := m.layout.trim(m.data.cur, max(m.data.cur.next+m.plan.room(), 1)); err != nil {
 			return nil, err
 		}
+	}
+	if err := m.freeData(); err != nil {
+		return nil, err
 	}
 	return m.solve()
 }
 
-// commitNodes is how many free nodes a shrunk filesystem has in metadata. With so many
-// Linux can mount it, delete files and empty it, and resize it when the image was made
-// larger. More would not help: to make a file Linux wants megabytes, and makes a new
-// chunk for them.
-const commitNodes = 16
+// room is how many bytes of data shall stay free.
+func (p *plan) room() uint64 {
+	if !p.Shrink {
+		return 0
+	}
+	return p.Free
+}
+
+// freeData adds chunks for what the last one does not have of the room that was asked
+// for.
+func (m *maker) freeData() error {
+	left := m.plan.room()
+	if c := m.data.cur; c != nil {
+		left -= min(left, c.Length-c.next)
+	}
+	for left > 0 {
+		c, err := m.layout.addChunk(chunkOrder{flags: m.plan.dataFlags(), maxLength: left})
+		if err != nil {
+			return err
+		}
+		left -= min(left, c.Length)
+	}
+	return nil
+}
+
+// Free nodes of metadata in a shrunk filesystem, found by trying with Linux 6.18.
+const (
+	// commitNodes are enough to mount it, delete files and empty it, and resize it
+	// when the image was made larger. A few more would not help: see below.
+	commitNodes = 16
+	// globalReserve is what Linux keeps for itself at least, however few it has
+	// (btrfs_update_global_block_rsv); it keeps more when the trees that it must be
+	// able to change at any time are larger.
+	globalReserve = 368
+	// createNodes are what it wants to promise beside that before it makes a file.
+	// With 224 it makes one.
+	createNodes = 288
+	// bytesPerMetadata is how many bytes of new files bring one of metadata: enough
+	// for files of 8 KiB, and for the Go distribution, as Linux fills its leaves.
+	bytesPerMetadata = 8
+)
+
+// freeMetadata is how many bytes of metadata a shrunk filesystem has free, when trees
+// of so many nodes count for the reserve.
+func (m *maker) freeMetadata(reserved uint64) uint64 {
+	node := uint64(m.plan.format.size)
+	if m.plan.Free == 0 {
+		return commitNodes * node
+	}
+	return (max(globalReserve, reserved)+createNodes)*node + m.plan.Free/bytesPerMetadata
+}
 
 // placeMetadata finds chunks for the virtual metadata region, and some more so
 // that the filesystem can be written to.
-func (m *maker) placeMetadata(l *layout, meta *region) error {
+func (m *maker) placeMetadata(l *layout, meta *region, counts *[tailTrees]uint64) error {
 	node := uint64(m.plan.format.size)
 	left := meta.count
-	want := left + commitNodes*node
-	if !m.plan.Shrink {
-		want = max(left+64*node+left/64, 16*mib)
+	want := max(left+64*node+left/64, 16*mib)
+	if m.plan.Shrink {
+		reserved := counts[tailExtent] + counts[tailRoot] + counts[tailGroups] + counts[tailFree]
+		for _, r := range m.roots {
+			if r.owner == disk.TreeCsum {
+				reserved += r.nodes
+			}
+		}
+		want = left + m.freeMetadata(reserved)
 	}
 	l.nextLogical = uint64(meta.base)
 	for want > 0 {

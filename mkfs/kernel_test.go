@@ -156,3 +156,82 @@ func TestShrunkFilesystem(t *testing.T) {
 		})
 	}
 }
+
+// TestShrunkFilesystemWithRoom lets Linux make as many new files as there shall be
+// room for.
+func TestShrunkFilesystemWithRoom(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	dir := sampleTree(t)
+	for i, c := range []struct {
+		name    string
+		devices int
+		o       Options
+	}{
+		{"defaults", 1, Options{Source: Dir(dir), Free: 16 << 20}},
+		{"mixed", 1, Options{Source: Dir(dir), Free: 4 << 20, Features: []string{"mixed-bg"}}},
+		{"two devices, nothing in them", 2, Options{Data: "raid1", Free: 8 << 20}},
+		{"64k nodes, compressed", 1, Options{Source: Dir(dir), Free: 1 << 20, NodeSize: 65536, Compress: "zstd"}},
+		{"4k nodes, two copies", 1, Options{Source: Dir(dir), Free: 100 << 20, NodeSize: 4096, Data: "dup"}},
+		{"striped", 3, Options{Source: Dir(dir), Free: 300 << 20, Data: "raid0", Metadata: "raid1c3"}},
+	} {
+		if !long && i >= 3 {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			images := oracle.Sparse(t, c.devices, 1<<20)
+			c.o.Shrink, c.o.Force = true, true
+			r, err := MakeFiles(t.Context(), images, 0, c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := oracle.Mount(t, "", images...)
+			makeFiles(t, m.Dir, int(c.o.Free))
+			m.Sync()
+			oracle.Scrub(t, m.Dir)
+			m.Unmount()
+			oracle.Check(t, images...)
+			p, err := newPlan(c.o, c.devices)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total := uint64(0)
+			for _, s := range r.DeviceSizes {
+				total += s
+			}
+			// Each device begins with a reserved MiB and may be rounded up.
+			limit := r.DeviceUsed + uint64(c.devices)*2*mib +
+				uint64(p.data.Copies)*(c.o.Free+mib) + uint64(p.metadata.Copies)*(c.o.Free/8+700*uint64(p.format.size))
+			if total > limit {
+				t.Errorf("%d bytes with %d in extents, want at most %d", total, r.DeviceUsed, limit)
+			}
+		})
+	}
+}
+
+// makeFiles makes a large file and many of 8 KiB, n bytes in all.
+func makeFiles(t *testing.T, dir string, n int) {
+	t.Helper()
+	block := oracle.Noise(1, 1<<20)
+	f, err := os.Create(filepath.Join(dir, "large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	small := n / 2
+	for left := n - small; left > 0; left -= len(block) {
+		if _, err := f.Write(block[:min(left, len(block))]); err != nil {
+			t.Fatalf("%d bytes before the end of the large file: %v", left, err)
+		}
+	}
+	for i := range small / 8192 {
+		name := filepath.Join(dir, fmt.Sprintf("d%d", i/500), fmt.Sprint("small-", i))
+		if i%500 == 0 {
+			if err := os.Mkdir(filepath.Dir(name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(name, block[:8192], 0o644); err != nil {
+			t.Fatalf("file %d of %d: %v", i, small/8192, err)
+		}
+	}
+}

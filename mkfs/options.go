@@ -55,9 +55,14 @@ type Options struct {
 	// Shrink makes the filesystem as small as its contents allow. Default: it
 	// takes the whole device.
 	Shrink bool
-	// Slack is added to each device by Shrink, in bytes: room in which Linux
-	// can make new chunks. Without it a shrunk filesystem can be written to,
-	// but it is full, and Linux cannot scrub RAID5 and RAID6 on it. Default: 0.
+	// Free is for how many bytes of new files Shrink leaves room, in data and in
+	// metadata, so that Linux can make them. Without it a shrunk filesystem is
+	// full: Linux mounts it for writing, deletes from it and grows it, but makes
+	// no file before it has grown. Default: 0.
+	Free uint64
+	// Slack is added to each device by Shrink, in bytes: unallocated room in
+	// which Linux can make new chunks, which it needs to scrub RAID5 and RAID6.
+	// Default: 0.
 	Slack uint64
 	// NoDiscard leaves out the discard of the devices' old contents.
 	NoDiscard bool

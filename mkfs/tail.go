@@ -85,7 +85,7 @@ func (m *maker) tryTail(counts [tailTrees]uint64) (*tail, error) {
 		}
 	}
 	if meta.virtual {
-		if err := m.placeMetadata(t.l, meta); err != nil {
+		if err := m.placeMetadata(t.l, meta, &counts); err != nil {
 			return nil, err
 		}
 	}

@@ -35,6 +35,7 @@ type mkfsFlags struct {
 	size        string
 	byteCount   string
 	shrink      bool
+	free        string
 	slack       string
 	force       bool
 	noDiscard   bool
@@ -91,7 +92,8 @@ Features for -O: ` + featureList() + `.`,
 	fl.StringVar(&f.subvolUUID, "subvol-uuid", "", "`UUID` of the top-level subvolume")
 	fl.StringVar(&f.size, "size", "", "`SIZE` of the image file, or of the part of a device to use")
 	fl.StringVarP(&f.byteCount, "byte-count", "b", "", "the same as --size")
-	fl.BoolVar(&f.shrink, "shrink", false, "make the filesystem as small as its contents allow; Linux must grow it (or see --slack) before it can make files")
+	fl.BoolVar(&f.shrink, "shrink", false, "make the filesystem as small as its contents allow; it is full then: see --free")
+	fl.StringVar(&f.free, "free", "", "with --shrink, leave room for `SIZE` of new files, and for what Linux needs to make them")
 	fl.StringVar(&f.slack, "slack", "", "with --shrink, leave so much unallocated `SIZE` on each device")
 	fl.BoolVarP(&f.force, "force", "f", false, "overwrite what is there")
 	fl.BoolVarP(&f.noDiscard, "nodiscard", "K", false, "do not discard the old contents")
@@ -193,7 +195,11 @@ func (f *mkfsFlags) summary(a *app, r *mkfs.Result, d time.Duration) error {
 	for _, s := range r.DeviceSizes {
 		total += s
 	}
-	fmt.Fprintf(a.out, "UUID %v, %d device(s), %s, %s used\n", r.UUID, len(r.DeviceSizes), u.size(total), u.size(r.BytesUsed))
+	room := ""
+	if f.shrink && f.free == "" && f.slack == "" {
+		room = "; no room for new files (see --free)"
+	}
+	fmt.Fprintf(a.out, "UUID %v, %d device(s), %s, %s used%s\n", r.UUID, len(r.DeviceSizes), u.size(total), u.size(r.DeviceUsed), room)
 	if f.rootdir != "" || len(f.tars) > 0 {
 		_, err := fmt.Fprintf(a.out, "%d inodes with %s of contents: %s of data, %s of metadata, in %.2fs\n",
 			r.Files, u.size(r.Contents), u.size(r.Data), u.size(r.Metadata), d.Seconds())
@@ -214,8 +220,8 @@ func (f *mkfsFlags) exclusive() error {
 		return errors.New("--owner and --all-root cannot be used together")
 	case f.size != "" && f.byteCount != "":
 		return errors.New("--size and --byte-count are the same")
-	case f.slack != "" && !f.shrink:
-		return errors.New("--slack is for --shrink")
+	case (f.slack != "" || f.free != "") && !f.shrink:
+		return errors.New("--free and --slack are for --shrink")
 	}
 	return nil
 }
@@ -247,9 +253,14 @@ func (f *mkfsFlags) options() (o mkfs.Options, size uint64, err error) {
 			return o, 0, err
 		}
 	}
-	if f.slack != "" {
-		if o.Slack, err = mkfsSize(f.slack); err != nil {
-			return o, 0, err
+	for _, v := range []struct {
+		s    string
+		into *uint64
+	}{{f.slack, &o.Slack}, {f.free, &o.Free}} {
+		if v.s != "" {
+			if *v.into, err = mkfsSize(v.s); err != nil {
+				return o, 0, err
+			}
 		}
 	}
 	if o.Csum, err = parseCsum(f.csum); err != nil {
