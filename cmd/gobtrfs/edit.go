@@ -90,7 +90,27 @@ func newEditVerb(a *app, name string) *cobra.Command {
 }
 
 // edit opens an image for writing, runs f, and commits if f succeeds.
-func (i *imageFlags) edit(ctx context.Context, a *app, name string, f func(context.Context, *editTarget) error) (err error) {
+func (i *imageFlags) edit(ctx context.Context, a *app, name string, f func(context.Context, *editTarget) error) error {
+	return i.change(ctx, a, name, func(m *image) error {
+		sub, err := i.subvolume(ctx, m)
+		if err != nil {
+			return err
+		}
+		e, err := sub.Edit()
+		if err != nil {
+			return err
+		}
+		if m.live != nil {
+			// Whether it succeeds or not: some of it may be done.
+			defer m.live.srv.Watch(e)()
+		}
+		return f(ctx, &editTarget{Editor: e, a: a})
+	})
+}
+
+// change opens an image for writing, runs f, and commits if f succeeds. A
+// mount's server, which goes on with the filesystem, lets one verb in at a time.
+func (i *imageFlags) change(ctx context.Context, a *app, name string, f func(*image) error) (err error) {
 	i.writable = true
 	m, err := i.open(ctx, a, name)
 	if err != nil {
@@ -102,19 +122,7 @@ func (i *imageFlags) edit(ctx context.Context, a *app, name string, f func(conte
 	} else {
 		defer func() { err = errors.Join(err, m.FS.Close(), m.Close()) }()
 	}
-	sub, err := i.subvolume(ctx, m)
-	if err != nil {
-		return err
-	}
-	e, err := sub.Edit()
-	if err != nil {
-		return err
-	}
-	if m.live != nil {
-		// Whether it succeeds or not: some of it may be done.
-		defer m.live.srv.Watch(e)()
-	}
-	if err := f(ctx, &editTarget{Editor: e, a: a}); err != nil {
+	if err := f(m); err != nil {
 		return err
 	}
 	return m.Sync(ctx)

@@ -492,6 +492,8 @@ func verbsThroughTheMount(t *testing.T, bin string) {
 	r.read("file", "contents\n")
 	say("", "put", r.img, local, "/later")
 	say("", "put", r.dir, local, "/file")
+	say("", "quota", "enable", r.img) // the mount goes on after a change that is no edit of files
+	say("0/5", "qgroup", "show", r.dir)
 	say("", "rm", r.img, "/new")
 	say("clean", "check", "--verify-data", r.dir)
 	say("no errors found", "scrub", r.img)

@@ -52,24 +52,15 @@ numbers are the bytes of what its members refer to, and of what nobody else does
 // newQuotaEdit makes a verb that changes quotas in one transaction; n counts
 // the arguments behind IMAGE.
 func newQuotaEdit(a *app, use, short string, n int, change func(ctx context.Context, f *btrfs.FS, args []string) error) *cobra.Command {
-	var image imageFlags
+	var flags imageFlags
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(n + 1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			image.writable = true
-			m, err := image.open(ctx, a, args[0])
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, m.FS.Close(), m.Close()) }()
-			if err := change(ctx, m.FS, args[1:]); err != nil {
-				return err
-			}
-			return m.Sync(ctx)
+			return flags.change(ctx, a, args[0], func(m *image) error { return change(ctx, m.FS, args[1:]) })
 		},
 	}
-	image.register(cmd)
+	flags.register(cmd)
 	return cmd
 }
 
