@@ -285,6 +285,15 @@ func (s *DevStats) Append(b []byte) []byte {
 	return b
 }
 
+// Add adds the numbers of o.
+func (s *DevStats) Add(o DevStats) {
+	s.WriteErrs += o.WriteErrs
+	s.ReadErrs += o.ReadErrs
+	s.FlushErrs += o.FlushErrs
+	s.CorruptionErrs += o.CorruptionErrs
+	s.GenerationErrs += o.GenerationErrs
+}
+
 // States of a device replacement (BTRFS_IOCTL_DEV_REPLACE_STATE_*, Linux 6.18).
 const (
 	ReplaceNeverStarted uint64 = 0

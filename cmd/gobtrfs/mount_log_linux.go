@@ -65,6 +65,9 @@ func logEvents(log *slog.Logger) btrfs.Events {
 		CorruptionRepaired: func(r volume.Repair) {
 			write("read from another copy", "logical", uint64(r.Logical), "bytes", r.Length, "mirror", r.Mirror)
 		},
+		CopiesRewritten: func(r volume.Repair) {
+			write("bad copies overwritten", "logical", uint64(r.Logical), "bytes", r.Length, "mirror", r.Mirror, "copies", r.Rewritten, "err", r.Err)
+		},
 		Noticed: func(n volume.Notice) { log.Info("devices", "notice", n.String()) },
 	}
 }

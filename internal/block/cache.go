@@ -281,7 +281,7 @@ func (e *Expect) check(n disk.Node) error {
 		return fmt.Errorf("%w: level %d, want %d", disk.ErrFormat, n.Level(), e.Level)
 	}
 	if e.Generation != 0 && n.Generation() != e.Generation {
-		return fmt.Errorf("%w: generation %d, want %d", disk.ErrFormat, n.Generation(), e.Generation)
+		return fmt.Errorf("%w: %w: %d, want %d", disk.ErrFormat, volume.ErrOldNode, n.Generation(), e.Generation)
 	}
 	if err := checkOwner(n.Owner(), e.Owner); err != nil {
 		return err

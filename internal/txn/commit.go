@@ -126,6 +126,9 @@ func (f *FS) settle(ctx context.Context) error {
 	// The superblock and the root tree are of one generation: so the root tree
 	// changes even where the replay of a log that adds nothing is all there is.
 	f.extent.changed = true
+	if err := f.writeStats(ctx); err != nil {
+		return err
+	}
 	for range maxPasses {
 		if err := f.writeNewGroups(ctx); err != nil {
 			return err

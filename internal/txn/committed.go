@@ -56,7 +56,25 @@ func (f *FS) committedBytes(ctx context.Context, l disk.Logical, buf []byte) err
 // they do not match already. Bytes without checksums are left alone: nobody can
 // say which copy of them is right.
 func (c *committed) read(ctx context.Context, l disk.Logical, buf []byte) error {
-	end := l + disk.Logical(len(buf))
+	return c.extents(ctx, l, l+disk.Logical(len(buf)), func(e *extentRange) error {
+		part := buf[e.from-l : e.to-l]
+		if e.node {
+			return c.node(ctx, e.start, e.gen, e.from, part)
+		}
+		return c.data(ctx, e.from, part)
+	})
+}
+
+// extentRange is the part [from, to) of a range that lies in one extent.
+type extentRange struct {
+	from, to disk.Logical
+	node     bool
+	start    disk.Logical // of the extent
+	gen      disk.TransID // of a node
+}
+
+// extents calls f with what [l, end) has in common with extents.
+func (c *committed) extents(ctx context.Context, l, end disk.Logical, f func(*extentRange) error) error {
 	it := c.extent.SeekLast(ctx, disk.Key{ObjectID: disk.ObjectID(l), Type: disk.KeyMetadataItem, Offset: 1<<64 - 1})
 	for it.Valid() && !isExtent(it.Key()) {
 		it.Prev() // references and block groups stand between
@@ -73,20 +91,15 @@ func (c *committed) read(ctx context.Context, l disk.Logical, buf []byte) error 
 		if err != nil {
 			return c.fs.corrupt(k, "%v", err)
 		}
-		start, n := disk.Logical(k.ObjectID), disk.Logical(k.Offset)
-		node := item.Flags&disk.ExtentFlagTreeBlock != 0
-		if node {
+		e := extentRange{start: disk.Logical(k.ObjectID), node: item.Flags&disk.ExtentFlagTreeBlock != 0, gen: item.Generation}
+		n := disk.Logical(k.Offset)
+		if e.node {
 			n = disk.Logical(c.fs.geometry.NodeSize)
 		}
-		from, to := max(l, start), min(end, start+n)
-		switch {
-		case from >= to:
-		case node:
-			err = c.node(ctx, start, item.Generation, from, buf[from-l:to-l])
-		default:
-			err = c.data(ctx, from, buf[from-l:to-l])
+		if e.from, e.to = max(l, e.start), min(end, e.start+n); e.from >= e.to {
+			continue
 		}
-		if err != nil {
+		if err := f(&e); err != nil {
 			return err
 		}
 	}
@@ -112,11 +125,19 @@ func (c *committed) node(ctx context.Context, start disk.Logical, gen disk.Trans
 
 // data fills buf with the data at l, as far as it has checksums.
 func (c *committed) data(ctx context.Context, l disk.Logical, buf []byte) error {
+	sector, size := int(c.fs.geometry.SectorSize), c.fs.geometry.CsumType.Size()
+	return c.sums(ctx, l, l+disk.Logical(len(buf)), func(at disk.Logical, sums []byte) error {
+		return c.fs.vol.ReadData(ctx, at, buf[at-l:][:len(sums)/size*sector], sums)
+	})
+}
+
+// sums calls f with the checksums that data in [l, end) has: those of
+// neighbouring sectors together, from the first one's address on.
+func (c *committed) sums(ctx context.Context, l, end disk.Logical, f func(at disk.Logical, sums []byte) error) error {
 	if c.csum == nil {
 		return nil
 	}
 	size, sector := c.fs.geometry.CsumType.Size(), disk.Logical(c.fs.geometry.SectorSize)
-	end := l + disk.Logical(len(buf))
 	it := c.csum.SeekLast(ctx, csumKey(l))
 	if it.Err() == nil && !it.Valid() {
 		it = c.csum.Seek(ctx, csumKey(l))
@@ -127,8 +148,7 @@ func (c *committed) data(ctx context.Context, l disk.Logical, buf []byte) error 
 		if from >= to {
 			continue
 		}
-		sums := it.Data()[int((from-start)/sector)*size : int((to-start)/sector)*size]
-		if err := c.fs.vol.ReadData(ctx, from, buf[from-l:to-l], sums); err != nil {
+		if err := f(from, it.Data()[int((from-start)/sector)*size:int((to-start)/sector)*size]); err != nil {
 			return err
 		}
 	}

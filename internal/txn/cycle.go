@@ -81,11 +81,17 @@ func (c *cycle) give(done disk.TransID) {
 // spawn runs work of the cycle's holder beside the caller. After close it is
 // run at once.
 func (c *cycle) spawn(work func()) {
+	if !c.start(work) {
+		work()
+	}
+}
+
+// start runs work beside the caller, unless the cycle is closed.
+func (c *cycle) start(work func()) bool {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		work()
-		return
+		return false
 	}
 	c.work.Add(1)
 	c.mu.Unlock()
@@ -93,6 +99,7 @@ func (c *cycle) spawn(work func()) {
 		defer c.work.Done()
 		work()
 	}()
+	return true
 }
 
 // close waits for all work, and lets no new one start.
@@ -117,10 +124,14 @@ func wait(ctx context.Context, ch <-chan struct{}) error {
 // however many there are at a time, the one that is being settled and the next
 // serve them all. ctx ends the waiting only.
 func (f *FS) Commit(ctx context.Context) error {
+	if err := f.mendSuspected(ctx); err != nil {
+		return err
+	}
 	c := &f.cycle
+	due := f.statsDue()
 	c.mu.Lock()
 	target := f.Trans()
-	if !f.touched.Load() {
+	if !due && !f.touched.Load() {
 		target--
 	}
 	c.mu.Unlock()
@@ -183,7 +194,7 @@ func (f *FS) commitOnce(ctx context.Context) {
 		return // aborted: all who wait see that
 	}
 	defer f.state.Unlock()
-	if !f.touched.Load() || f.replaying.Load() != nil {
+	if f.replaying.Load() != nil || !f.touched.Load() && !f.statsDue() {
 		return
 	}
 	var err error

@@ -28,7 +28,8 @@
 //
 // # Invariants
 //
-//	X1  Nothing that the last superblock refers to is written over.
+//	X1  Nothing that the last superblock refers to is written over, but bad
+//	    copies of it with good ones (mender).
 //	X2  At commit the extent tree holds exactly the references that the trees
 //	    hold; the free-space tree is its complement; a block group's used bytes
 //	    are the sum of its extents.
@@ -48,7 +49,7 @@
 //	    FS.growth the chunk tree, device items, system array, map of chunks; a channel; I/O allowed
 //	    FS.contents shared while contents are written, under the state or without; I/O allowed. Still has it alone, under
 //	              the cycle and without the state; who shares it waits for nothing but the device
-//	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu: innermost; no I/O
+//	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu, devStats.mu, mender.mu: innermost; no I/O
 //
 // Who holds the state for writing may wait for a chunk to be made, which takes
 // growth but never the state, and never for a commit: so settling, which waits

@@ -105,8 +105,10 @@ type FS struct {
 	// replaying, not nil: nothing may be committed. Cleared under the writer.
 	replaying atomic.Pointer[Replay]
 
-	dirty *block.Dirty
-	refs  refs
+	dirty  *block.Dirty
+	refs   refs
+	stats  devStats
+	mender mender
 
 	treesMu lockrank.Mutex
 	trees   map[disk.ObjectID]*Tree // protected by treesMu; gaining one needs the state at least for reading
@@ -181,6 +183,8 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	f.refs.init()
 	f.treesMu.Init(rankTrees, 0)
 	f.cycle.init(sb.Generation)
+	f.mender.mu.Init(rankMender, 0)
+	f.mender.suspected = make(map[disk.Logical]int)
 	f.members = membersOf(v)
 	v.SetCommitted(f.committedBytes)
 	if err := f.gate(); err != nil {
@@ -192,6 +196,9 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	if err := f.gateTrees(ctx); err != nil {
 		return nil, err
 	}
+	if err := f.loadStats(ctx); err != nil {
+		return nil, err
+	}
 	if err := f.loadQuota(ctx); err != nil {
 		return nil, err
 	}
@@ -201,6 +208,7 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	if sb.LogRoot != 0 {
 		f.replaying.Store(&Replay{fs: f, fresh: make(map[disk.Logical]int), used: make(map[int]bool)})
 	}
+	v.SetSuspected(f.suspect)
 	return f, nil
 }
 

@@ -8,7 +8,7 @@ import (
 	"gobtrfs/disk"
 )
 
-// device is one member; immutable after Open.
+// device is one member; immutable after Open, but for errs.
 type device struct {
 	id    disk.DevID
 	uuid  disk.UUID
@@ -23,6 +23,8 @@ type device struct {
 	// member has everything else that the commit wrote.
 	missed bool
 	seed   bool
+
+	errs deviceErrors
 }
 
 // writable says whether the device takes part in writing. One that missed
@@ -43,6 +45,7 @@ func (d *device) read(ctx context.Context, buf []byte, off uint64) error {
 		return d.fail("read", off, ErrMissingDevice)
 	}
 	if off > d.size || uint64(len(buf)) > d.size-off {
+		d.errs.read.Add(1)
 		return d.fail("read", off, io.ErrUnexpectedEOF)
 	}
 	n, err := d.dev.ReadAt(buf, int64(off))
@@ -52,6 +55,7 @@ func (d *device) read(ctx context.Context, buf []byte, off uint64) error {
 	if err == nil || err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
+	d.errs.read.Add(1)
 	return d.fail("read", off, err)
 }
 
@@ -61,10 +65,21 @@ func (d *device) write(buf []byte, off uint64) error {
 		return d.fail("write", off, ErrMissingDevice)
 	}
 	if off > d.size || uint64(len(buf)) > d.size-off {
+		d.errs.write.Add(1)
 		return d.fail("write", off, blockdev.ErrRange)
 	}
 	if _, err := d.dev.WriteAt(buf, int64(off)); err != nil {
+		d.errs.write.Add(1)
 		return d.fail("write", off, err)
+	}
+	return nil
+}
+
+// sync makes durable what was written.
+func (d *device) sync() error {
+	if err := d.dev.Sync(); err != nil {
+		d.errs.flush.Add(1)
+		return d.fail("sync", 0, err)
 	}
 	return nil
 }

@@ -19,6 +19,9 @@ type Events struct {
 	// CorruptionRepaired: right bytes came from another mirror after one of
 	// the two above.
 	CorruptionRepaired func(Repair)
+	// CopiesRewritten: bad copies were overwritten with the bytes of a good one,
+	// or that was tried.
+	CopiesRewritten func(Repair)
 	// Noticed: something about the set of devices that does not stop reading.
 	Noticed func(Notice)
 }
@@ -29,7 +32,7 @@ type Repair struct {
 	Length    int
 	Mirror    int   // that gave the right bytes
 	Rewritten int   // bad copies that were overwritten with them
-	Err       error // of overwriting; the read was good all the same
+	Err       error // of overwriting
 }
 
 // NoticeKind says what a Notice is about.

@@ -85,6 +85,7 @@ type eventLog struct {
 	corrupt  []CorruptError
 	failed   []DeviceError
 	repaired []Repair
+	mended   []Repair
 }
 
 func (l *eventLog) events() Events {
@@ -93,6 +94,7 @@ func (l *eventLog) events() Events {
 		CorruptionFound:    func(e CorruptError) { locked(func() { l.corrupt = append(l.corrupt, e) }) },
 		ReadFailed:         func(e DeviceError) { locked(func() { l.failed = append(l.failed, e) }) },
 		CorruptionRepaired: func(r Repair) { locked(func() { l.repaired = append(l.repaired, r) }) },
+		CopiesRewritten:    func(r Repair) { locked(func() { l.mended = append(l.mended, r) }) },
 	}
 }
 

@@ -134,9 +134,9 @@ func TestRebuildLeavesOutStaleMembers(t *testing.T) {
 
 // Only the data stripe is overwritten when a reconstruction failed as well: a
 // reconstruction has no place of its own.
-func TestRepairAfterAFailedReconstruction(t *testing.T) {
+func TestMendAfterAFailedReconstruction(t *testing.T) {
 	var log eventLog
-	v, ch, mem := arrayOf(disk.BlockGroupRAID6, 5, disk.StripeLen, Options{Events: log.events(), Repair: true})
+	v, ch, mem := arrayOf(disk.BlockGroupRAID6, 5, disk.StripeLen, Options{Events: log.events()})
 	data := bytes.Repeat([]byte("reconstruct"), int(ch.Length)/11+1)[:ch.Length]
 	naiveFill(t, ch, mem, data)
 	for _, stripe := range []int{0, ch.data} { // the first data stripe and P
@@ -146,11 +146,9 @@ func TestRepairAfterAFailedReconstruction(t *testing.T) {
 	}
 	buf := make([]byte, 4096)
 	sums := csum.AppendBlocks(nil, disk.CsumCRC32C, data[:4096], 4096)
-	if err := v.ReadData(t.Context(), ch.Logical, buf, sums); err != nil || !bytes.Equal(buf, data[:4096]) {
-		t.Fatalf("read: %v", err)
-	}
-	if len(log.repaired) != 1 || log.repaired[0].Mirror != 3 || log.repaired[0].Rewritten != 1 {
-		t.Errorf("repairs %+v", log.repaired)
+	r, err := v.Mend(t.Context(), ch.Logical, 4096, judgeBy(sums))
+	if err != nil || r.Mirror != 3 || r.Rewritten != 1 || len(log.mended) != 1 {
+		t.Errorf("mend: %+v, %v; events %+v", r, err, log.mended)
 	}
 	if err := v.ReadMirror(t.Context(), ch.Logical, buf, 1); err != nil || !bytes.Equal(buf, data[:4096]) {
 		t.Errorf("data stripe after the repair: %v", err)
@@ -165,7 +163,7 @@ func (refusing) Sync() error                        { return errors.New("cannot 
 
 func TestRefusedWrites(t *testing.T) {
 	var log eventLog
-	v, c, mem := arrayOf(disk.BlockGroupRAID1, 2, disk.StripeLen, Options{Events: log.events(), Repair: true})
+	v, c, mem := arrayOf(disk.BlockGroupRAID1, 2, disk.StripeLen, Options{Events: log.events()})
 	data := bytes.Repeat([]byte{7}, int(c.Length))
 	naiveFill(t, c, mem, data)
 	o := c.order(0)
@@ -178,12 +176,17 @@ func TestRefusedWrites(t *testing.T) {
 	if err := v.Sync(); !errors.As(err, &dev) || dev.Op != "sync" {
 		t.Errorf("sync: %v", err)
 	}
-	// A repair that cannot be written does not spoil the read.
-	buf := make([]byte, len(data))
-	if err := v.ReadData(t.Context(), c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data) {
+	// Mending that cannot be written is told and is no error.
+	buf := make([]byte, 4096)
+	if err := v.ReadData(t.Context(), c.Logical, buf, nil); err != nil || !bytes.Equal(buf, data[:4096]) {
 		t.Errorf("read: %v", err)
 	}
-	if len(log.repaired) == 0 || log.repaired[0].Err == nil || log.repaired[0].Rewritten != 0 {
-		t.Errorf("repairs %+v", log.repaired)
+	r, err := v.Mend(t.Context(), c.Logical, 4096, func([]byte) error { return nil })
+	if err != nil || r.Err == nil || r.Rewritten != 0 || len(log.mended) != 1 {
+		t.Errorf("mend: %+v, %v; events %+v", r, err, log.mended)
+	}
+	want := disk.DevStats{WriteErrs: 2, FlushErrs: 1, ReadErrs: 2}
+	if got := v.Errors()[disk.DevID(first)]; got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
 	}
 }

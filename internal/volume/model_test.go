@@ -22,7 +22,7 @@ type nothing struct{ blockdev.Device }
 // Open: the property tests are about mapping.
 func arrayOf(flags disk.BlockGroupFlags, n int, stripeLen uint64, o Options) (*Volume, *chunk, []*blockdev.Memory) {
 	p := disk.ProfileOf(flags)
-	v := &Volume{events: o.Events, repair: o.Repair}
+	v := &Volume{events: o.Events}
 	v.rows.init()
 	sb := &disk.Superblock{SectorSize: 4096, NodeSize: 16384}
 	v.super.Store(sb)
@@ -43,6 +43,16 @@ func arrayOf(flags disk.BlockGroupFlags, n int, stripeLen uint64, o Options) (*V
 	}
 	v.chunks.Store(m)
 	return v, &m.chunks[0], mem
+}
+
+// judgeBy judges a sector by its crc32c.
+func judgeBy(sum []byte) func([]byte) error {
+	return func(b []byte) error {
+		if csum.Verify(disk.CsumCRC32C, sum, b) {
+			return nil
+		}
+		return errors.New("checksum")
+	}
 }
 
 // naiveFill writes data to the array the slow, obvious way: stripe element by
@@ -269,13 +279,22 @@ func TestConcurrentRowWriters(t *testing.T) {
 }
 
 // A spoiled sector never comes back as good: the right bytes come, or an error
-// and zeros; with Repair the copy is right afterwards.
+// and zeros; when it is mended the copy is right afterwards.
 func TestSpoiledSectors(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		flags, n := drawArray(t)
 		var log eventLog
-		repair := rapid.Bool().Draw(t, "repair")
-		v, c, mem := arrayOf(flags, n, 2*disk.StripeLen, Options{Events: log.events(), Repair: repair})
+		v, c, mem := arrayOf(flags, n, 2*disk.StripeLen, Options{Events: log.events()})
+		mend := rapid.Bool().Draw(t, "mend")
+		var suspected []disk.Logical
+		if mend {
+			v.SetSuspected(func(l disk.Logical, n int) {
+				suspected = append(suspected, l)
+				if n != 4096 {
+					t.Fatalf("%d bytes at %d are suspected", n, l)
+				}
+			})
+		}
 		data := randomBytes(t, int(c.Length))
 		naiveFill(t, c, mem, data)
 		sums := csum.AppendBlocks(nil, disk.CsumCRC32C, data, 4096)
@@ -302,13 +321,31 @@ func TestSpoiledSectors(t *testing.T) {
 		if c.mirrors() > 1 && len(log.corrupt) != len(log.repaired) {
 			t.Fatalf("%d corruptions, %d repaired", len(log.corrupt), len(log.repaired))
 		}
-		if repair && len(log.repaired) > 0 {
-			if log.repaired[0].Rewritten != 1 || log.repaired[0].Err != nil {
-				t.Fatalf("repair: %+v", log.repaired[0])
+		bad := c.Logical + disk.Logical(sector*4096)
+		count := disk.DevStats{CorruptionErrs: uint64(len(log.corrupt))}
+		if mend && len(suspected) > 0 {
+			if suspected[0] != bad {
+				t.Fatalf("%d is suspected, %d is bad", suspected, bad)
 			}
-			if err := v.ReadMirror(context.Background(), c.Logical, buf, mirror); err != nil || !bytes.Equal(buf, data) {
-				t.Fatalf("mirror %d after the repair: %v", mirror, err)
+			r, err := v.Mend(context.Background(), bad, 4096, judgeBy(sums[4*sector:4*sector+4]))
+			if (err == nil) != (c.mirrors() > 1) || r.Err != nil {
+				t.Fatalf("mend: %+v, %v", r, err)
 			}
+			count.CorruptionErrs = 1
+			if err == nil {
+				if r.Rewritten != 1 || len(log.mended) != 1 {
+					t.Fatalf("mend: %+v, events %v", r, log.mended)
+				}
+				if err := v.ReadMirror(context.Background(), c.Logical, buf, mirror); err != nil || !bytes.Equal(buf, data) {
+					t.Fatalf("mirror %d after it was mended: %v", mirror, err)
+				}
+			}
+		}
+		if got := v.TakeErrors()[disk.DevID(s.stripe+1)]; got != count {
+			t.Fatalf("counted %+v, want %+v", got, count)
+		}
+		if v.Errors() != nil {
+			t.Fatal("errors that were taken are still there")
 		}
 	})
 }

@@ -112,7 +112,7 @@ func (v *Volume) readFirst(ctx context.Context, c *chunk, off uint64, buf []byte
 		n := min(s.n, uint64(len(buf)))
 		err := v.readSegment(ctx, c, off, s, buf[:n], m)
 		if err != nil {
-			err = v.readNext(ctx, c, off, buf[:n], &o, m, err)
+			err = v.readNext(ctx, c, off, buf[:n], &o, err)
 		}
 		if err != nil {
 			return err
@@ -122,17 +122,18 @@ func (v *Volume) readFirst(ctx context.Context, c *chunk, off uint64, buf []byte
 	return nil
 }
 
-// readNext reads a segment from the mirrors that o has left, after mirror m
-// failed with err.
-func (v *Volume) readNext(ctx context.Context, c *chunk, off uint64, buf []byte, o *order, m int, err error) error {
+// readNext reads a segment from the mirrors that o has left, after one failed
+// with err.
+func (v *Volume) readNext(ctx context.Context, c *chunk, off uint64, buf []byte, o *order, err error) error {
 	var bad failures
 	for {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		v.addFailure(&bad, m, err)
-		var ok bool
-		if m, ok = o.next(); !ok {
+		v.addFailure(&bad, err)
+		m, ok := o.next()
+		if !ok {
+			v.suspect(c, off, len(buf), &bad)
 			return bad.err(c.Logical + disk.Logical(off))
 		}
 		if err = v.readSegment(ctx, c, off, c.locate(off, m), buf, m); err == nil {
@@ -161,16 +162,12 @@ func (c *chunk) corrupt(off uint64, mirror int, what string, err error) *Corrupt
 
 // failures collects what was wrong with the mirrors that did not give good
 // bytes. Its zero value is ready.
-type failures struct {
-	errs    []error
-	mirrors []int
-}
+type failures struct{ errs []error }
 
-// add reports a failure as an event, except that a device which is not there is
+// addFailure reports a failure as an event, except that a device which is not there is
 // nothing new.
-func (v *Volume) addFailure(f *failures, mirror int, err error) {
+func (v *Volume) addFailure(f *failures, err error) {
 	f.errs = append(f.errs, err)
-	f.mirrors = append(f.mirrors, mirror)
 	if errors.Is(err, ErrMissingDevice) {
 		return
 	}

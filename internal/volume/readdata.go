@@ -103,8 +103,9 @@ func (v *Volume) readSector(ctx context.Context, t disk.CsumType, c *chunk, off 
 			v.afterFailures(c, off, buf, m, &bad)
 			return nil
 		}
-		v.addFailure(&bad, m, err)
+		v.addFailure(&bad, err)
 	}
 	clear(buf)
+	v.suspect(c, off, len(buf), &bad)
 	return bad.err(c.Logical + disk.Logical(off))
 }

@@ -40,9 +40,10 @@ func (v *Volume) ReadNode(ctx context.Context, l disk.Logical, buf []byte, check
 			clear(buf)
 			return ctx.Err()
 		}
-		v.addFailure(&bad, m, err)
+		v.addFailure(&bad, err)
 	}
 	clear(buf)
+	v.suspect(c, off, len(buf), &bad)
 	return bad.err(l)
 }
 
@@ -73,38 +74,13 @@ func (v *Volume) verifyNode(sb *disk.Superblock, c *chunk, off uint64, mirror in
 }
 
 // afterFailures finishes a read that got good bytes from mirror after others
-// had failed: an event, and the bad copies are overwritten if that is wanted.
+// had failed.
 func (v *Volume) afterFailures(c *chunk, off uint64, buf []byte, mirror int, bad *failures) {
 	if !bad.worthTelling() {
 		return
 	}
-	r := Repair{Logical: c.Logical + disk.Logical(off), Length: len(buf), Mirror: mirror}
-	if v.repair && len(v.readOnly) == 0 {
-		for i, m := range bad.mirrors {
-			if errors.Is(bad.errs[i], ErrMissingDevice) || c.remapped || m > c.profile.Copies {
-				continue // not there, not known where, or a reconstruction
-			}
-			if err := c.rewrite(off, buf, m); err != nil {
-				r.Err = errors.Join(r.Err, err)
-				continue
-			}
-			r.Rewritten++
-		}
-	}
+	v.suspect(c, off, len(buf), bad)
 	if v.events.CorruptionRepaired != nil {
-		v.events.CorruptionRepaired(r)
+		v.events.CorruptionRepaired(Repair{Logical: c.Logical + disk.Logical(off), Length: len(buf), Mirror: mirror})
 	}
-}
-
-// rewrite overwrites one mirror's copy.
-func (c *chunk) rewrite(off uint64, buf []byte, mirror int) error {
-	for len(buf) > 0 {
-		s := c.locate(off, mirror)
-		n := min(s.n, uint64(len(buf)))
-		if err := c.devs[s.stripe].write(buf[:n], s.phys); err != nil {
-			return err
-		}
-		off, buf = off+n, buf[n:]
-	}
-	return nil
 }

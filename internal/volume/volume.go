@@ -28,22 +28,19 @@ type Options struct {
 	// without the chunks concerned, to judge the rest; Damage says what was wrong.
 	// Such a volume may only be read. Default: damage is an error.
 	Salvage bool
-	// Repair overwrites bad copies with the bytes of a good one when a read
-	// finds them. The devices must be open for writing, and nobody may write the
-	// ranges that are read. Default: off.
-	Repair bool
 }
 
 // Volume is an open set of devices.
 type Volume struct {
 	events Events
-	repair bool
 
 	salvage bool
 	damage  []error // immutable after Open
 
 	rows      rows      // parts of full stripes that wait
 	committed Committed // nil: nobody knows; set before anything is written
+
+	suspicions suspicions
 
 	super    atomic.Pointer[disk.Superblock] // immutable once published
 	chunks   atomic.Pointer[chunkMap]        // immutable once published
@@ -67,7 +64,7 @@ func Open(ctx context.Context, devs []blockdev.Device, o Options) (*Volume, erro
 	if o.SuperMirror < 0 || o.SuperMirror >= disk.SuperMirrorMax {
 		return nil, fmt.Errorf("superblock copy %d, want 0 to %d", o.SuperMirror, disk.SuperMirrorMax-1)
 	}
-	v := &Volume{events: o.Events, repair: o.Repair, salvage: o.Salvage}
+	v := &Volume{events: o.Events, salvage: o.Salvage}
 	v.rows.init()
 	sb, members, err := v.readSupers(devs, o)
 	if err != nil {

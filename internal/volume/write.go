@@ -113,11 +113,7 @@ func (v *Volume) Sync() error {
 		if !d.writable() {
 			continue
 		}
-		wg.Go(func() {
-			if err := d.dev.Sync(); err != nil {
-				errs[i] = d.fail("sync", 0, err)
-			}
-		})
+		wg.Go(func() { errs[i] = d.sync() })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
