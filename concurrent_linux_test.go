@@ -20,10 +20,16 @@ import (
 // readers saw nothing but commits, and the judges are content.
 func TestConcurrentEdits(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
-	ctx := t.Context()
 	image := oracle.Mkfs(t, 1<<30)
 	f, e := openWritable(t, image)
-	const writers, files = 8, 24
+	concurrentEdits(t, f, e, 8, 24)
+	must(t, f.Close())
+	judge(t, image)
+}
+
+func concurrentEdits(t *testing.T, f *btrfs.FS, e *btrfs.Editor, writers, files int) {
+	t.Helper()
+	ctx := t.Context()
 	var wg, helpers sync.WaitGroup
 	stop := make(chan struct{})
 	helper := func(do func() error) {
@@ -77,8 +83,6 @@ func TestConcurrentEdits(t *testing.T) {
 			}
 		}
 	}
-	must(t, f.Close())
-	judge(t, image)
 }
 
 func concurrentContents(w, i int) []byte {

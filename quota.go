@@ -90,20 +90,12 @@ func (q *Quota) add(k disk.Key, data []byte, group func(id uint64) *Qgroup) erro
 	return nil
 }
 
-// quotaWriter is the layer that changes quotas.
-func (f *FS) quotaWriter() (*txn.FS, error) {
+// changeTxn makes a change in the layer below files.
+func (f *FS) changeTxn(change func(tx *txn.FS) error) error {
 	if f.w == nil {
-		return nil, ErrReadOnly
+		return fmt.Errorf("btrfs: %w", ErrReadOnly)
 	}
-	return f.w.Txn(), nil
-}
-
-func (f *FS) changeQuota(change func(tx *txn.FS) error) error {
-	tx, err := f.quotaWriter()
-	if err == nil {
-		err = change(tx)
-	}
-	if err != nil {
+	if err := change(f.w.Txn()); err != nil {
 		return fmt.Errorf("btrfs: %w", err)
 	}
 	return nil
@@ -114,44 +106,44 @@ func (f *FS) changeQuota(change func(tx *txn.FS) error) error {
 // for which all that is there is counted now. The error wraps EEXIST if quotas
 // are on. Like all changes of quotas it is durable after Sync.
 func (f *FS) EnableQuota(ctx context.Context, simple bool) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.EnableQuota(ctx, simple) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.EnableQuota(ctx, simple) })
 }
 
 // DisableQuota turns quotas off; numbers, qgroups and limits are gone. The error
 // of this and of what follows wraps ENOTCONN if quotas are off.
 func (f *FS) DisableQuota(ctx context.Context) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.DisableQuota(ctx) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.DisableQuota(ctx) })
 }
 
 // RescanQuota counts everything anew.
 func (f *FS) RescanQuota(ctx context.Context) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.RescanQuota(ctx) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.RescanQuota(ctx) })
 }
 
 // CreateQgroup makes a qgroup of a level above 0.
 func (f *FS) CreateQgroup(ctx context.Context, id uint64) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.CreateQgroup(ctx, id) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.CreateQgroup(ctx, id) })
 }
 
 // DestroyQgroup takes a qgroup away (EBUSY while it has members or a
 // subvolume).
 func (f *FS) DestroyQgroup(ctx context.Context, id uint64) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.DestroyQgroup(ctx, id) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.DestroyQgroup(ctx, id) })
 }
 
 // AssignQgroup makes a qgroup a member of another, which must be of a higher
 // level.
 func (f *FS) AssignQgroup(ctx context.Context, member, of uint64) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.AssignQgroup(ctx, member, of, false) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.AssignQgroup(ctx, member, of, false) })
 }
 
 // RemoveQgroup ends what AssignQgroup began.
 func (f *FS) RemoveQgroup(ctx context.Context, member, of uint64) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.AssignQgroup(ctx, member, of, true) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.AssignQgroup(ctx, member, of, true) })
 }
 
 // LimitQgroup sets a qgroup's limits: a change that would exceed one fails with
 // EDQUOT and has not happened.
 func (f *FS) LimitQgroup(ctx context.Context, id uint64, l QgroupLimits) error {
-	return f.changeQuota(func(tx *txn.FS) error { return tx.LimitQgroup(ctx, id, l) })
+	return f.changeTxn(func(tx *txn.FS) error { return tx.LimitQgroup(ctx, id, l) })
 }

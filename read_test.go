@@ -62,6 +62,13 @@ func imageManifest(t *testing.T, image string, o btrfs.Options) []manifest.Entry
 		t.Fatal(err)
 	}
 	defer f.Close()
+	return filesOf(t, f)
+}
+
+// filesOf is the manifest of what is committed.
+func filesOf(t *testing.T, f *btrfs.FS) []manifest.Entry {
+	t.Helper()
+	ctx := t.Context()
 	top, err := f.TopLevel(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -27,6 +27,7 @@ var verbs = []func(*app) *cobra.Command{
 	newSubvolumeCmd,
 	newQuotaCmd,
 	newQgroupCmd,
+	newDeviceCmd,
 	newUsageCmd,
 	newLabelCmd,
 	newSyncCmd,
