@@ -27,7 +27,7 @@ func newTopCmd(a *app) *cobra.Command {
 		Short: "Watch a mount at work",
 		Long: `top shows, once a second, what the mount of an image, or the mount that a directory
 is in, does: throughput, requests, transactions, how full the block groups are,
-who waits for space and what chunks were made. q or an interrupt ends it. Where
+who waits for space and what chunks were made, then and over the last screens. q or an interrupt ends it. Where
 standard output is no terminal it prints one screen after the other.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,6 +54,7 @@ const (
 const (
 	topColumns = 80
 	topLines   = 24
+	topDevices = 3 // that are shown, or requests would find no room
 )
 
 func (a *app) top(ctx context.Context, name string, every time.Duration, count int) error {
@@ -75,8 +76,10 @@ func (a *app) top(ctx context.Context, name string, every time.Duration, count i
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var before *mountStats
+	var past growth
 	for n := 1; ; n++ {
-		if err := a.draw(topScreen(before, s)); err != nil || n == count {
+		past.add(before, s)
+		if err := a.draw(topScreen(before, s, past)); err != nil || n == count {
 			return err
 		}
 		select {
@@ -165,8 +168,56 @@ func (a *app) askStats(ctx context.Context, name string) (*mountStats, error) {
 	return &s, decodeErr
 }
 
+// growth is what became of the chunks of each type between one screen and the
+// next, the oldest first: made less removed.
+type growth map[string][]int64
+
+// growthColumns is how many screens growth remembers.
+const growthColumns = 60
+
+// add appends what happened since the last screen.
+func (g *growth) add(before, now *mountStats) {
+	if *g == nil {
+		*g = growth{}
+	}
+	if before == nil {
+		return
+	}
+	old := map[string]int64{}
+	for i := range before.Space {
+		old[before.Space[i].Type] = before.Space[i].chunks()
+	}
+	for i := range now.Space {
+		t := now.Space[i].Type
+		list := append((*g)[t], now.Space[i].chunks()-old[t])
+		(*g)[t] = list[max(0, len(list)-growthColumns):]
+	}
+}
+
+// chunks is how many chunks there are more than at the mount.
+func (s *spaceStats) chunks() int64 { return int64(s.Made) - int64(s.RemovedCh) }
+
+// line shows growth of one type as a row of characters: the number of chunks,
+// "+" for ten or more, "-" if some went, "." for none.
+func (g growth) line(typ string) string {
+	b := make([]byte, 0, growthColumns)
+	for _, n := range g[typ] {
+		switch {
+		case n < 0:
+			b = append(b, '-')
+		case n == 0:
+			b = append(b, '.')
+		case n > 9:
+			b = append(b, '+')
+		default:
+			b = append(b, '0'+byte(n))
+		}
+	}
+	return fmt.Sprintf("growth %-9s %s", typ, b)
+}
+
 // topScreen is one screen; before is the state at the last one, nil at first.
-func topScreen(before, now *mountStats) []string {
+func topScreen(before, now *mountStats, past growth) []string {
 	if before == nil {
 		before = &mountStats{}
 	}
@@ -189,9 +240,16 @@ func topScreen(before, now *mountStats) []string {
 	}
 	for _, s := range now.Space {
 		lines = append(lines, fmt.Sprintf("%-9s %-8s %11s %11s %5.1f %10s %7d %+6d",
-			s.Type, s.Profile, u.size(s.Total), u.size(s.Used), 100*float64(s.Used)/float64(max(s.Total, 1)), u.size(s.Promised+s.Reserved), s.Waiting, int64(s.Made)-int64(s.RemovedCh)))
+			s.Type, s.Profile, u.size(s.Total), u.size(s.Used), 100*float64(s.Used)/float64(max(s.Total, 1)), u.size(s.Promised+s.Reserved), s.Waiting, s.chunks()))
 	}
-	for _, d := range now.Devices {
+	for _, s := range now.Space {
+		lines = append(lines, past.line(s.Type))
+	}
+	for i, d := range now.Devices {
+		if i == topDevices && len(now.Devices) > i+1 {
+			lines = append(lines, fmt.Sprintf("and %d more devices", len(now.Devices)-i))
+			break
+		}
 		lines = append(lines, fmt.Sprintf("device %-3d allocated %11s   unallocated %11s", d.ID, u.size(d.Allocated), u.size(d.Unallocated)))
 	}
 	lines = append(lines, "", fmt.Sprintf("%-9s %12s %10s %10s %10s", "REQUEST", "TOTAL", "PER SEC", "MEAN", "ERRORS"))

@@ -25,7 +25,11 @@ func TestTopFitsASmallTerminal(t *testing.T) {
 	for range 20 {
 		s.Ops = append(s.Ops, fusefs.OpStats{Name: "getattr", Requests: huge, Errors: huge, Time: 1 << 62})
 	}
-	lines := topScreen(nil, s)
+	var past growth
+	for range 100 {
+		past.add(&mountStats{}, s)
+	}
+	lines := topScreen(nil, s, past)
 	if len(lines) > topLines {
 		t.Errorf("%d lines", len(lines))
 	}
@@ -43,7 +47,7 @@ func TestTopShowsRates(t *testing.T) {
 		UptimeNS: 3 * time.Second, Written: 5 << 20, Writable: true, Transaction: 42,
 		Ops: []fusefs.OpStats{{Name: "read", Requests: 7}, {Name: "write", Requests: 30, Time: 20 * time.Millisecond}},
 	}
-	text := strings.Join(topScreen(before, now), "\n")
+	text := strings.Join(topScreen(before, now, nil), "\n")
 	for _, want := range []string{"2.00MiB/s", "transaction 42", "writable"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
@@ -55,5 +59,19 @@ func TestTopShowsRates(t *testing.T) {
 	}
 	if strings.Index(text, "\nwrite ") > strings.LastIndex(text, "\nread ") {
 		t.Error("the busiest kind of request does not stand first")
+	}
+}
+
+func TestTopShowsChunksThatWereMade(t *testing.T) {
+	t.Parallel()
+	var past growth
+	var before *mountStats
+	for _, n := range []struct{ made, removed uint64 }{{5, 0}, {5, 0}, {7, 0}, {30, 0}, {30, 4}, {31, 4}} {
+		now := &mountStats{Space: []spaceStats{{Type: "data", Made: n.made, RemovedCh: n.removed}}}
+		past.add(before, now)
+		before = now
+	}
+	if text := strings.Join(topScreen(nil, before, past), "\n"); !strings.Contains(text, "growth data      .2+-1\n") {
+		t.Errorf("no growth in:\n%s", text)
 	}
 }
