@@ -40,5 +40,6 @@ var verbs = []func(*app) *cobra.Command{
 	newMountCmd,
 	newUmountCmd,
 	newMountHelperCmd,
+	newUmountHelperCmd,
 	newVersionCmd,
 }

@@ -56,7 +56,9 @@ are options of btrfs that only tune the kernel's. All others are refused.
 
 Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
     mount -t fuse.gobtrfs IMAGE DIR
-    IMAGE  DIR  fuse.gobtrfs  allow_other  0  0        (in /etc/fstab)`,
+    IMAGE  DIR  fuse.gobtrfs  allow_other  0  0        (in /etc/fstab)
+and as /sbin/umount.fuse.gobtrfs one of umount(8), which then waits until all is
+written.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, list := range []struct {
@@ -113,16 +115,20 @@ const (
 	logStderr = "stderr"
 )
 
-// helperPrefix starts the names under which mount(8) calls its helpers.
-const helperPrefix = "mount."
-
 // programArgs are the arguments for run: the program's own, and in front of
-// them the hidden verb if it was called by the name of a mount helper.
+// them the hidden verb if it was called by the name of a helper of mount(8) or
+// umount(8).
 func programArgs(argv []string) []string {
-	if len(argv) > 0 && strings.HasPrefix(filepath.Base(argv[0]), helperPrefix) {
-		return append([]string{"mount-helper"}, argv[1:]...)
+	if len(argv) == 0 {
+		return nil
 	}
-	return argv[min(1, len(argv)):]
+	switch name := filepath.Base(argv[0]); {
+	case strings.HasPrefix(name, "mount."):
+		return append([]string{"mount-helper"}, argv[1:]...)
+	case strings.HasPrefix(name, "umount."):
+		return append([]string{"umount-helper"}, argv[1:]...)
+	}
+	return argv[1:]
 }
 
 // exitMount is mount(8)'s exit code for a mount that failed.

@@ -131,11 +131,39 @@ func TestProgramNameChoosesTheHelper(t *testing.T) {
 		{[]string{"/usr/bin/gobtrfs", "mount", "a"}, []string{"mount", "a"}},
 		{[]string{"/sbin/mount.fuse.gobtrfs", "a", "b"}, []string{"mount-helper", "a", "b"}},
 		{[]string{"mount.btrfs"}, []string{"mount-helper"}},
+		{[]string{"/sbin/umount.fuse.gobtrfs", "a", "-l"}, []string{"umount-helper", "a", "-l"}},
 		{[]string{"gobtrfs"}, []string{}},
 		{nil, nil},
 	} {
 		if got := programArgs(tc.argv); !slices.Equal(got, tc.want) {
 			t.Errorf("%q becomes %q, want %q", tc.argv, got, tc.want)
+		}
+	}
+}
+
+func TestUmountHelperArgs(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		args []string
+		lazy bool
+		err  string
+	}{
+		{args: []string{"/dir"}},
+		{args: []string{"/dir", "-f", "-nv", "-t", "fuse.gobtrfs", "-N", "/ns"}},
+		{args: []string{"-fl", "/dir"}, lazy: true},
+		{args: []string{"/dir", "/other"}, err: "want one directory"},
+		{args: []string{"-x", "/dir"}, err: "unknown option -x"},
+		{err: "want a directory"},
+	} {
+		dir, lazy, err := parseUmountArgs(tc.args)
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%q: error %v, want one about %q", tc.args, err, tc.err)
+			}
+			continue
+		}
+		if err != nil || dir != "/dir" || lazy != tc.lazy {
+			t.Errorf("%q: %q, %v, %v", tc.args, dir, lazy, err)
 		}
 	}
 }
