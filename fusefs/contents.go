@@ -62,6 +62,7 @@ func (r *readWrite) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Att
 			if err := r.w.Truncate(ctx, p.subvol, p.ino, in.Size); err != nil {
 				return err
 			}
+			r.mayHaveFreed()
 		}
 		if c := changeOf(in); c != (fstree.Change{}) {
 			return r.w.SetAttr(ctx, p.subvol, p.ino, c)

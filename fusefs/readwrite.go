@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -33,6 +34,8 @@ type readWrite struct {
 	waiting  []place            // forgotten, to be released
 	reaping  bool
 	reapDone sync.Cond // of mu: reaping ended
+	freed    bool      // space was given back since statfs last had that committed
+	counted  time.Time // when that was
 }
 
 func newReadWrite(s *server, w *fstree.Writer) *readWrite {
@@ -76,6 +79,7 @@ func (r *readWrite) forgotten(p place) {
 func (r *readWrite) reap() {
 	for {
 		r.mu.Lock()
+		r.freed = r.freed || len(r.waiting) > 0
 		batch := r.waiting
 		r.waiting = nil
 		if len(batch) == 0 {
@@ -111,6 +115,37 @@ func (r *readWrite) settle() (some bool) {
 		r.reapDone.Wait()
 	}
 	return some
+}
+
+// mayHaveFreed notes that a change may have given space back.
+func (r *readWrite) mayHaveFreed() {
+	r.mu.Lock()
+	r.freed = true
+	r.mu.Unlock()
+}
+
+// statfsInterval is how often statfs commits at most.
+const statfsInterval = time.Second
+
+// totals answers statfs(2). Only a commit counts what removed files had as
+// free, and sync(2), by which others have that counted, does not reach us. So
+// the first who asks after a removal gets a commit.
+func (r *readWrite) totals(ctx context.Context) (spaceTotals, error) {
+	r.settle()
+	now := r.w.Txn().Clock().Now()
+	r.mu.Lock()
+	due := r.freed && now.Sub(r.counted) >= statfsInterval
+	if due {
+		r.freed, r.counted = false, now
+	}
+	r.mu.Unlock()
+	if due {
+		// Numbers from before are better than none.
+		if err := r.s.fs.Sync(ctx); err != nil {
+			r.s.faults.log.Debug("statfs without a commit", "err", err)
+		}
+	}
+	return runningTotals(r.w.Txn().Space().Snapshot()), nil
 }
 
 // finish ends the work on a mount that is gone.

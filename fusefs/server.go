@@ -67,9 +67,7 @@ func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults, o *Option
 		r := newReadWrite(s, w)
 		r.atime, r.noDirAtime = o.Atime, o.NoDirAtime
 		s.RawFileSystem = r
-		s.statfs = func(context.Context) (spaceTotals, error) {
-			return runningTotals(w.Txn().Space().Snapshot()), nil
-		}
+		s.statfs = r.totals
 		return s, nil
 	}
 	s.RawFileSystem = readOnly{fuse.NewDefaultRawFileSystem()}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
@@ -406,6 +407,82 @@ func TestHolesAndDataThatIsNotWrittenYet(t *testing.T) {
 			}
 		} else if err != nil || data != wantData {
 			t.Errorf("data behind %d at %d, %v, want %d", off, data, err, wantData)
+		}
+	}
+}
+
+// TestBlocksOfContentsThatWait: what is written over what is there, or into
+// what was preallocated, takes no further space, whether it waits or not.
+func TestBlocksOfContentsThatWait(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	const sector = 4096
+	image := oracle.Mkfs(t, 256*mib)
+	s := serveWritable(t, Options{}, image)
+	f, err := os.Create(s.dir + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	blocks := func() int64 {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks * 512 / sector
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want int64
+	}{
+		{"preallocate across a border", func() error { return unix.Fallocate(int(f.Fd()), 0, sector-1, 2) }, 2},
+		{"write there", func() error { _, err := f.WriteAt([]byte("ab"), sector-1); return err }, 2},
+		{"write behind a hole", func() error { _, err := f.WriteAt(make([]byte, sector), 4*sector); return err }, 3},
+		{"write over all", func() error { _, err := f.WriteAt(make([]byte, 6*sector), 0); return err }, 6},
+		{"sync", f.Sync, 6},
+		{"write over it again", func() error { _, err := f.WriteAt(make([]byte, 2*sector), sector/2); return err }, 6},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(step.name, err)
+		}
+		if got := blocks(); got != step.want {
+			t.Errorf("%s: %d sectors, want %d", step.name, got, step.want)
+		}
+	}
+	f.Close()
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Check(t, image)
+}
+
+// TestRemovedFilesAreFreeSpace: df after rm shows what the file had.
+func TestRemovedFilesAreFreeSpace(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	s := serveWritable(t, Options{}, oracle.Mkfs(t, 512*mib))
+	available := func() uint64 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(s.dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Bavail * uint64(st.Bsize)
+	}
+	before := available()
+	const size = 100 * mib
+	if err := os.WriteFile(s.dir+"/f", make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := available(); got > before-size {
+		t.Errorf("%d bytes are available with the file, %d without", got, before)
+	}
+	if err := os.Remove(s.dir + "/f"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); available() < before-mib; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are available after the removal, %d before", available(), before)
 		}
 	}
 }
