@@ -78,6 +78,9 @@ func prepare(ctx context.Context, devices int, o Options, own map[fileKey]bool) 
 	if err := m.setSubvolumes(); err != nil {
 		return nil, &OptionError{err}
 	}
+	if err := m.plan.changes.checkPaths(m.tree); err != nil {
+		return nil, &OptionError{err}
+	}
 	if err := m.tree.number(m.subvols); err != nil {
 		return nil, err
 	}

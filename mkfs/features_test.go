@@ -4,6 +4,7 @@ package mkfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -211,7 +212,7 @@ func collisions(t *testing.T, n int) []string {
 func TestMapping(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
 	dir := oracle.Dir(t)
-	for p, mode := range map[string]os.FileMode{"bin/tool": 0o777, "etc/conf": 0o666, "etc/skip.tmp": 0o600, "cache/x": 0o600, "home/u": 0o644} {
+	for p, mode := range map[string]os.FileMode{"bin/tool": 0o777, "etc/conf": 0o666, "etc/skip.tmp": 0o600, "cache/x": 0o600, "var/x": 0o600, "home/u": 0o644} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(p)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -225,6 +226,9 @@ func TestMapping(t *testing.T) {
 	if err := os.Chown(filepath.Join(dir, "home/u"), 100_005, 100_010); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink("conf", filepath.Join(dir, "etc/link")); err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Setxattr(filepath.Join(dir, "etc/conf"), "user.old", []byte("1"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +236,8 @@ func TestMapping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	xs, err := ParseXattrs(strings.NewReader("# file: etc/conf\nuser.hex=0x0001ff\nuser.text=\"a\\\"\\134b\"\nuser.b64=0saGVsbG8=\n\n# file: bin\nuser.none\n"))
+	xs, err := ParseXattrs(strings.NewReader("# file: etc/conf\nuser.hex=0x0001ff\nuser.text=\"a\\\"\\134b\"\nuser.b64=0saGVsbG8=\n\n# file: bin\nuser.none\n" +
+		"# file: etc/link\nuser.of-what-it-leads-to=\"1\"\ntrusted.own=\"2\"\n# file: cache/x\nuser.left-out\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +247,7 @@ func TestMapping(t *testing.T) {
 	}
 	img := oracle.Sparse(t, 1, 256<<20)
 	makeOn(t, Options{Source: Dir(dir), Map: Mapping{
-		IDs: ids, Umask: 0o022, Clamp: time.Unix(1_000_000, 0), Exclude: []string{"*.tmp", "/cache"}, Xattrs: xs, Labels: labels,
+		IDs: ids, Umask: 0o022, Clamp: time.Unix(1_000_000, 0), Exclude: []string{"*.tmp", "/cache", "./var"}, Xattrs: xs, Labels: labels,
 	}}, img...)
 	oracle.CheckWith(t, oracle.CheckOptions{Data: true}, img...)
 	m := oracle.Mount(t, "ro", img...)
@@ -254,7 +259,7 @@ func TestMapping(t *testing.T) {
 			t.Errorf("%s: mtime %v", e.Path, e.Mtime)
 		}
 	}
-	if len(byPath) != 7 { // top, bin, tool, etc, conf, home, u
+	if len(byPath) != 8 { // top, bin, tool, etc, conf, link, home, u
 		t.Errorf("%d entries: %v", len(byPath), byPath)
 	}
 	if e := byPath["home/u"]; e.UID != 1005 || e.GID != 2010 {
@@ -271,8 +276,20 @@ func TestMapping(t *testing.T) {
 			t.Errorf("etc/conf: %s = %q, %v; want %q", k, got, ok, want)
 		}
 	}
+	if xs := byPath["etc/link"].Xattrs; len(xs) != 2 || string(xs["trusted.own"]) != "2" {
+		t.Errorf("etc/link: %q, want a label and trusted.own", xs)
+	}
 	if e := byPath["home"]; string(e.Xattrs[labelName]) != "system_u:object_r:default_t:s0\x00" {
 		t.Errorf("home: %q", e.Xattrs)
+	}
+}
+
+func TestAttributesForNothing(t *testing.T) {
+	m := Mapping{Xattrs: map[string]map[string][]byte{"d/none": {"user.a": nil}, "": {"user.b": nil}}}
+	o := Options{Source: Tar(bytes.NewReader(archive(t, reg("d/a"))), "a.tar"), Map: m}
+	var bad *OptionError
+	if _, err := prepare(t.Context(), 1, o, nil); !errors.As(err, &bad) || !strings.Contains(err.Error(), "d/none") {
+		t.Errorf("error %v, want one that names the path", err)
 	}
 }
 

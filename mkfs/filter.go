@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -39,7 +40,9 @@ type Mapping struct {
 	// the whole path, another one against the last part (see path.Match).
 	// Directories take along what is in them.
 	Exclude []string
-	// Xattrs adds attributes by path: see ParseXattrs.
+	// Xattrs adds attributes by path: see ParseXattrs. A path that is not in the
+	// source and not excluded either is an error. Attributes of users ("user.") are
+	// for files and directories only, as in Linux; other types of files get none.
 	Xattrs map[string]map[string][]byte
 	// Labels gives SELinux labels: see ParseFileContexts. They replace those in
 	// the source.
@@ -218,7 +221,7 @@ func (m *mapping) excluded(p string) bool {
 		if !strings.Contains(pat, "/") {
 			name = path.Base(p)
 		}
-		if ok, _ := path.Match(strings.Trim(pat, "/"), name); ok { // checked by validate
+		if ok, _ := path.Match(strings.Trim(strings.TrimPrefix(pat, "./"), "/"), name); ok { // checked by validate
 			return true
 		}
 	}
@@ -277,6 +280,30 @@ func (m *mapping) clamp(t disk.Time) disk.Time {
 	return t
 }
 
+// checkPaths finds attributes for what is not there.
+func (m *mapping) checkPaths(t *tree) error {
+	if len(m.Xattrs) == 0 {
+		return nil
+	}
+	t.makeIndex()
+	for _, p := range slices.Sorted(maps.Keys(m.Xattrs)) {
+		if _, _, ok := t.find(p); !ok && !m.excludedBelow(p) {
+			return fmt.Errorf("attributes for %q, which is not in the source", p)
+		}
+	}
+	return nil
+}
+
+// excludedBelow says whether a path or a directory above it was left out.
+func (m *mapping) excludedBelow(p string) bool {
+	for ; p != "" && p != "."; p = path.Dir(p) {
+		if m.excluded(p) {
+			return true
+		}
+	}
+	return false
+}
+
 // wantsPaths says whether changeXattrs needs to know paths.
 func (m *mapping) wantsPaths() bool { return m != nil && (len(m.Xattrs) > 0 || len(m.Labels) > 0) }
 
@@ -297,7 +324,9 @@ func (m *mapping) changeXattrs(p string, mode uint32, xs []xattr) []xattr {
 		}
 	}
 	for k, v := range m.Xattrs[p] {
-		set(k, v)
+		if t := mode & modeType; t == modeRegular || t == modeDir || !strings.HasPrefix(k, "user.") {
+			set(k, v)
+		}
 	}
 	return sortXattrs(xs)
 }

@@ -111,7 +111,10 @@ func (s *tarSource) load(ctx context.Context, t *tree, f *filter) error {
 			return l.checkEnd()
 		}
 		if err != nil {
-			return fmt.Errorf("archive %s: after %q: %w: %w", s.name, l.last, ErrSource, err)
+			if l.last != "" {
+				err = fmt.Errorf("after %q: %w", l.last, err)
+			}
+			return fmt.Errorf("archive %s: %w: %w", s.name, ErrSource, err)
 		}
 		if err := l.entry(h, tr); err != nil {
 			return fmt.Errorf("archive %s: %w", s.name, err)
