@@ -1,7 +1,5 @@
 package disk
 
-import "sort"
-
 // Sizes of the parts of a tree block.
 const (
 	HeaderSize     = 101 // struct btrfs_header
@@ -161,9 +159,34 @@ func (n Node) LeafFree() int {
 // Search finds the first slot whose key is not below k, NrItems if there is
 // none, and whether that slot's key equals k.
 func (n Node) Search(k Key) (slot int, found bool) {
-	c := n.NrItems()
-	slot = sort.Search(c, func(i int) bool { return n.Key(i).Compare(k) >= 0 })
-	return slot, slot < c && n.Key(slot) == k
+	// By hand, because every change of a tree spends most of its time here.
+	stride := KeyPtrSize
+	if n.IsLeaf() {
+		stride = ItemHeaderSize
+	}
+	low, high := 0, n.NrItems()
+	for low < high {
+		mid := int(uint(low+high) / 2)
+		b := n[HeaderSize+mid*stride:]
+		b = b[:KeySize]
+		if id := ObjectID(le.Uint64(b)); id != k.ObjectID {
+			if id < k.ObjectID {
+				low = mid + 1
+			} else {
+				high = mid
+			}
+			continue
+		}
+		switch c := ParseKey(b).Compare(k); {
+		case c == 0:
+			return mid, true // keys are unique
+		case c < 0:
+			low = mid + 1
+		default:
+			high = mid
+		}
+	}
+	return low, false
 }
 
 // ChildSlot is the slot of the interior node's child whose range holds k: the

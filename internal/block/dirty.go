@@ -98,54 +98,57 @@ func (s *shard) dropLocked(ent *entry) {
 //	Add ──> private ──Freeze──> frozen ──Settle──> in the cache
 //
 // A frozen node never changes again. Dirty is safe for concurrent use; private
-// nodes are changed by whoever holds the tree they are part of.
+// nodes are changed by whoever holds the tree they are part of. Finding a node
+// takes no lock: every step down a tree does it.
 type Dirty struct {
-	mu      sync.RWMutex
-	private map[disk.Logical]disk.Node // protected by mu
-	frozen  map[disk.Logical]disk.Node // the pointer is protected by mu; the map never changes
+	sets atomic.Pointer[dirtySets]
+	mu   sync.Mutex // held by whoever changes a set or sets
 }
 
+// dirtySets is both sets at one moment. The frozen one is never changed.
+type dirtySets struct{ private, frozen *nodeTable }
+
 // NewDirty makes an empty set.
-func NewDirty() *Dirty { return &Dirty{private: make(map[disk.Logical]disk.Node)} }
+func NewDirty() *Dirty {
+	d := new(Dirty)
+	d.sets.Store(&dirtySets{newNodeTable(0), newNodeTable(0)})
+	return d
+}
 
 // Get finds a node, private or frozen; nil if there is none.
 func (d *Dirty) Get(a disk.Logical) (n disk.Node, private bool) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if n := d.private[a]; n != nil {
+	s := d.sets.Load()
+	if n := s.private.get(a); n != nil {
 		return n, true
 	}
-	return d.frozen[a], false
+	return s.frozen.get(a), false
 }
 
 // Private finds a node that the running transaction has made; nil if it is
 // none.
-func (d *Dirty) Private(a disk.Logical) disk.Node {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.private[a]
-}
+func (d *Dirty) Private(a disk.Logical) disk.Node { return d.sets.Load().private.get(a) }
 
 // Add enters a private node.
 func (d *Dirty) Add(n disk.Node) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.private[n.Bytenr()] = n
+	s := d.sets.Load()
+	if s.private.full() {
+		s = &dirtySets{s.private.grown(), s.frozen}
+		d.sets.Store(s)
+	}
+	s.private.put(n.Bytenr(), n)
 }
 
 // Remove forgets a private node: nobody needs it written.
 func (d *Dirty) Remove(a disk.Logical) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.private, a)
+	d.sets.Load().private.remove(a)
 }
 
 // Len is the number of private nodes.
-func (d *Dirty) Len() int {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return len(d.private)
-}
+func (d *Dirty) Len() int { return int(d.sets.Load().private.live.Load()) }
 
 // Freeze ends a transaction: what is private is frozen, and nothing is private.
 // Write and Settle come next, in any goroutine.
@@ -154,7 +157,8 @@ func (d *Dirty) Len() int {
 func (d *Dirty) Freeze() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.frozen, d.private = d.private, make(map[disk.Logical]disk.Node, len(d.private)/2)
+	s := d.sets.Load()
+	d.sets.Store(&dirtySets{newNodeTable(int(s.private.live.Load()) / 2), s.private})
 }
 
 // maxWrite bounds one write of neighbouring nodes, in bytes.
@@ -193,17 +197,12 @@ func (c *Cache) Settle(d *Dirty) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.frozen = nil
+	d.sets.Store(&dirtySets{d.sets.Load().private, newNodeTable(0)})
 }
 
 // sorted is the frozen nodes in order of address.
 func (d *Dirty) sorted() []disk.Node {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	nodes := make([]disk.Node, 0, len(d.frozen))
-	for _, n := range d.frozen {
-		nodes = append(nodes, n)
-	}
+	nodes := d.sets.Load().frozen.all()
 	slices.SortFunc(nodes, func(a, b disk.Node) int { return cmp.Compare(a.Bytenr(), b.Bytenr()) })
 	return nodes
 }

@@ -9,16 +9,19 @@ import (
 
 // Delete removes the item with key k.
 func (e *Editor) Delete(ctx context.Context, k disk.Key) error {
-	if _, ok, err := e.Get(ctx, k); err != nil {
+	found, private, err := e.locate(ctx, k)
+	if err != nil {
 		return err
-	} else if !ok {
+	}
+	if !found {
 		return fmt.Errorf("key %v: %w", k, ErrNotFound)
 	}
-	if err := e.own(ctx, k, false); err != nil {
-		return err
+	if !private {
+		if err := e.ownPath(ctx, k); err != nil {
+			return err
+		}
 	}
-	leaf := e.path[0].node
-	slot, _ := leaf.Search(k)
+	leaf, slot := e.path[0].node, e.path[0].slot
 	removeItems(leaf, slot, 1)
 	if leaf.NrItems() == 0 {
 		return e.dropEmpty(ctx)

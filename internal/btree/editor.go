@@ -15,6 +15,8 @@ import (
 // this transaction made it, nothing on disk refers to it and it may be changed
 // in place, or it must not be changed.
 type Source interface {
+	// Private finds a node that is private; nil: it is not.
+	Private(addr disk.Logical) disk.Node
 	// Read finds a node and says whether it is private.
 	Read(ctx context.Context, addr disk.Logical, e block.Expect) (n disk.Node, private bool, err error)
 	// New makes an empty private node for tree t.
@@ -78,7 +80,7 @@ func (e *Editor) Get(ctx context.Context, k disk.Key) ([]byte, bool, error) {
 
 // Floor is the last item whose key is not above k.
 func (e *Editor) Floor(ctx context.Context, k disk.Key) (Item, bool, error) {
-	n, _, err := e.find(ctx, k)
+	n, _, _, err := e.find(ctx, k)
 	if err != nil {
 		return Item{}, false, err
 	}
@@ -95,43 +97,81 @@ func (e *Editor) Floor(ctx context.Context, k disk.Key) (Item, bool, error) {
 // Ceil is the first item whose key is not below k.
 func (e *Editor) Ceil(ctx context.Context, k disk.Key) (Item, bool, error) {
 	for {
-		n, next, err := e.find(ctx, k)
+		n, next, more, err := e.find(ctx, k)
 		if err != nil {
 			return Item{}, false, err
 		}
 		if slot, _ := n.Search(k); slot < n.NrItems() {
 			return Item{n.Key(slot), n.ItemData(slot)}, true, nil
 		}
-		if next == nil {
+		if !more {
 			return Item{}, false, nil
 		}
-		k = *next
+		k = next
 	}
 }
 
 // find descends to the leaf that holds k or would hold it; next is the first
-// key behind the leaf, nil at the end of the tree.
-func (e *Editor) find(ctx context.Context, k disk.Key) (n disk.Node, next *disk.Key, err error) {
-	if n, _, err = e.readRoot(ctx); err != nil {
-		return nil, nil, err
-	}
-	for !n.IsLeaf() {
+// key behind the leaf, unless that is the last one.
+func (e *Editor) find(ctx context.Context, k disk.Key) (n disk.Node, next disk.Key, more bool, err error) {
+	n, private, err := e.readRoot(ctx)
+	for err == nil && !n.IsLeaf() {
 		slot := n.ChildSlot(k)
 		if slot+1 < n.NrItems() {
-			bound := n.Key(slot + 1)
-			next = &bound
+			next, more = n.Key(slot+1), true
 		}
-		if n, _, err = e.readChild(ctx, n, slot); err != nil {
-			return nil, nil, err
+		n, private, err = e.readNext(ctx, n, slot, private)
+	}
+	return n, next, more, err
+}
+
+// locate descends to k's leaf as find does and leaves the path, the slot in the
+// leaf included. It changes nothing: private says that the path may be changed.
+func (e *Editor) locate(ctx context.Context, k disk.Key) (found, private bool, err error) {
+	n, private, err := e.readRoot(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	for level := e.root.Level; level > 0; level-- {
+		slot := n.ChildSlot(k)
+		e.path[level] = step{n, slot}
+		if n, private, err = e.readNext(ctx, n, slot, private); err != nil {
+			return false, false, err
 		}
 	}
-	return n, next, nil
+	slot, found := n.Search(k)
+	e.path[0] = step{n, slot}
+	return found, private, nil
+}
+
+// ownPath makes the path to k private that locate has found.
+func (e *Editor) ownPath(ctx context.Context, k disk.Key) error {
+	err := e.own(ctx, k, false)
+	if err == nil {
+		// Not where it was if the source trims what it copies.
+		e.path[0].slot, _ = e.path[0].node.Search(k)
+	}
+	return err
 }
 
 func (e *Editor) readRoot(ctx context.Context) (disk.Node, bool, error) {
+	if n := e.src.Private(e.root.Bytenr); n != nil {
+		return n, true, nil
+	}
 	return e.src.Read(ctx, e.root.Bytenr, block.Expect{
 		Level: e.root.Level, Generation: e.root.Generation, Owner: e.id,
 	})
+}
+
+// readNext is readChild on the way down; private says whether the parent is,
+// without which no child is.
+func (e *Editor) readNext(ctx context.Context, parent disk.Node, slot int, private bool) (disk.Node, bool, error) {
+	if private {
+		if n := e.src.Private(parent.BlockPtr(slot)); n != nil {
+			return n, true, nil
+		}
+	}
+	return e.readChild(ctx, parent, slot)
 }
 
 func (e *Editor) readChild(ctx context.Context, parent disk.Node, slot int) (disk.Node, bool, error) {
@@ -172,7 +212,7 @@ func (e *Editor) setRoot(n disk.Node) {
 
 // ownChild makes the child in slot of a private node private.
 func (e *Editor) ownChild(ctx context.Context, parent disk.Node, slot int) (disk.Node, error) {
-	n, private, err := e.readChild(ctx, parent, slot)
+	n, private, err := e.readNext(ctx, parent, slot, true)
 	if err != nil || private {
 		return n, err
 	}
@@ -213,37 +253,28 @@ func (e *Editor) own(ctx context.Context, k disk.Key, split bool) error {
 // Update replaces the data of the item with key k, which may change its size.
 // data must not alias a node.
 func (e *Editor) Update(ctx context.Context, k disk.Key, data []byte) error {
-	old, ok, err := e.Get(ctx, k)
+	found, private, err := e.locate(ctx, k)
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if !found {
 		return fmt.Errorf("key %v: %w", k, ErrNotFound)
 	}
 	if len(data) > e.maxItem() {
 		return fmt.Errorf("key %v, %d bytes: %w", k, len(data), ErrTooLarge)
 	}
-	if grow := len(data) - len(old); grow != 0 {
-		return e.resize(ctx, k, data, grow)
+	if !private {
+		if err := e.ownPath(ctx, k); err != nil {
+			return err
+		}
 	}
-	if err := e.own(ctx, k, false); err != nil {
-		return err
-	}
-	leaf := e.path[0].node
-	slot, _ := leaf.Search(k)
-	copy(leaf.ItemData(slot), data)
-	return nil
-}
-
-// resize replaces an item by one of another size: in place if the leaf can
-// take it.
-func (e *Editor) resize(ctx context.Context, k disk.Key, data []byte, grow int) error {
-	if err := e.own(ctx, k, false); err != nil {
-		return err
-	}
-	leaf := e.path[0].node
-	slot, _ := leaf.Search(k)
-	if leaf.LeafFree() >= grow {
+	leaf, slot := e.path[0].node, e.path[0].slot
+	grow := len(data) - leaf.ItemSize(slot)
+	switch {
+	case grow == 0:
+		copy(leaf.ItemData(slot), data)
+		return nil
+	case leaf.LeafFree() >= grow:
 		removeItems(leaf, slot, 1)
 		insertItem(leaf, slot, k, data)
 		return e.balanceLeaf(ctx)

@@ -33,6 +33,13 @@ func newHeap(t *testing.T, size int) *heap {
 		nodes: map[disk.Logical]disk.Node{}, mine: map[disk.Logical]bool{}, saved: map[disk.Logical][]byte{}}
 }
 
+func (h *heap) Private(a disk.Logical) disk.Node {
+	if h.mine[a] {
+		return h.nodes[a]
+	}
+	return nil
+}
+
 func (h *heap) Read(_ context.Context, a disk.Logical, _ block.Expect) (disk.Node, bool, error) {
 	n := h.nodes[a]
 	if n == nil {

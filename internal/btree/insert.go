@@ -12,19 +12,23 @@ func (e *Editor) Insert(ctx context.Context, k disk.Key, data []byte) error {
 	if len(data) > e.maxItem() {
 		return fmt.Errorf("key %v, %d bytes: %w", k, len(data), ErrTooLarge)
 	}
-	if _, ok, err := e.Get(ctx, k); err != nil {
+	need := len(data) + disk.ItemHeaderSize
+	found, private, err := e.locate(ctx, k)
+	switch {
+	case err != nil:
 		return err
-	} else if ok {
+	case found:
 		return fmt.Errorf("key %v: %w", k, ErrExists)
-	}
-	if err := e.own(ctx, k, true); err != nil {
-		return err
-	}
-	slot, _ := e.path[0].node.Search(k)
-	e.path[0].slot = slot
-	if need := len(data) + disk.ItemHeaderSize; e.path[0].node.LeafFree() < need {
-		if err := e.makeRoom(ctx, k, need); err != nil {
+	case private && e.path[0].node.LeafFree() >= need:
+	default:
+		if err := e.own(ctx, k, true); err != nil {
 			return err
+		}
+		e.path[0].slot, _ = e.path[0].node.Search(k)
+		if e.path[0].node.LeafFree() < need {
+			if err := e.makeRoom(ctx, k, need); err != nil {
+				return err
+			}
 		}
 	}
 	leaf := &e.path[0]
@@ -203,8 +207,12 @@ func (e *Editor) pushLeaf(ctx context.Context, need int) (bool, error) {
 	return false, nil
 }
 
-// pushRight moves as many of the items behind the slot to the right neighbour
-// as make room here, if that can take them.
+// worthPush is the part of a leaf that a push must make free beyond what is
+// needed: one that gains little would be followed by another at once.
+const worthPush = 16
+
+// pushRight moves items behind the slot to the right neighbour until both have
+// about the same room, if that makes enough of it here.
 func (e *Editor) pushRight(ctx context.Context, need int) (bool, error) {
 	leaf, parent := &e.path[0], &e.path[1]
 	right, _, err := e.readChild(ctx, parent.node, parent.slot+1)
@@ -212,12 +220,14 @@ func (e *Editor) pushRight(ctx context.Context, need int) (bool, error) {
 		return false, err
 	}
 	at, room, free := leaf.node.NrItems(), leaf.node.LeafFree(), right.LeafFree()
-	for at > max(leaf.slot, 1) && room < need {
-		at--
-		n := leaf.node.ItemSize(at) + disk.ItemHeaderSize
-		room, free = room+n, free-n
+	for at > max(leaf.slot, 1) && room-need < free {
+		n := leaf.node.ItemSize(at-1) + disk.ItemHeaderSize
+		if n > free {
+			break
+		}
+		at, room, free = at-1, room+n, free-n
 	}
-	if room < need || free < 0 {
+	if room < need+e.nodeSize/worthPush {
 		return false, nil
 	}
 	if right, err = e.ownChild(ctx, parent.node, parent.slot+1); err != nil {
@@ -236,12 +246,14 @@ func (e *Editor) pushLeft(ctx context.Context, need int) (bool, error) {
 		return false, err
 	}
 	count, room, free := 0, leaf.node.LeafFree(), left.LeafFree()
-	for count < min(leaf.slot, leaf.node.NrItems()-1) && room < need {
+	for count < min(leaf.slot, leaf.node.NrItems()-1) && room-need < free {
 		n := leaf.node.ItemSize(count) + disk.ItemHeaderSize
-		room, free = room+n, free-n
-		count++
+		if n > free {
+			break
+		}
+		count, room, free = count+1, room+n, free-n
 	}
-	if room < need || free < 0 {
+	if room < need+e.nodeSize/worthPush {
 		return false, nil
 	}
 	if left, err = e.ownChild(ctx, parent.node, parent.slot-1); err != nil {

@@ -1,6 +1,10 @@
 package btree
 
-import "gobtrfs/disk"
+import (
+	"encoding/binary"
+
+	"gobtrfs/disk"
+)
 
 // The functions here move items and pointers between private nodes. They rely
 // on the caller for room, and keep the layout that disk.Node.ValidateLayout
@@ -15,15 +19,27 @@ func dataEnd(n disk.Node, items int) int {
 	return n.ItemOffset(items - 1)
 }
 
+// headers is the bytes of the item headers from slot i to slot j.
+func headers(n disk.Node, i, j int) []byte {
+	return n[disk.HeaderSize+i*disk.ItemHeaderSize : disk.HeaderSize+j*disk.ItemHeaderSize]
+}
+
+// shiftOffsets moves where the data of the slots from i to j is said to be.
+func shiftOffsets(n disk.Node, i, j, by int) {
+	for b := headers(n, i, j); len(b) >= disk.ItemHeaderSize; b = b[disk.ItemHeaderSize:] {
+		o := b[disk.KeySize : disk.KeySize+4]
+		binary.LittleEndian.PutUint32(o, binary.LittleEndian.Uint32(o)+uint32(by))
+	}
+}
+
 // insertItem adds an item at slot.
 func insertItem(n disk.Node, slot int, k disk.Key, data []byte) {
 	count := n.NrItems()
 	low, at := dataEnd(n, count), dataEnd(n, slot)
 	d := n[disk.HeaderSize:]
 	copy(d[low-len(data):], d[low:at])
-	for i := count; i > slot; i-- {
-		n.SetItem(i, n.Key(i-1), n.ItemOffset(i-1)-len(data), n.ItemSize(i-1))
-	}
+	copy(headers(n, slot+1, count+1), headers(n, slot, count))
+	shiftOffsets(n, slot+1, count+1, -len(data))
 	copy(d[at-len(data):at], data)
 	n.SetItem(slot, k, at-len(data), len(data))
 	n.SetNrItems(count + 1)
@@ -37,12 +53,12 @@ func removeItems(n disk.Node, slot, c int) {
 	d := n[disk.HeaderSize:]
 	gap := from - to
 	copy(d[low+gap:from], d[low:to])
-	for i := slot + c; i < count; i++ {
-		n.SetItem(i-c, n.Key(i), n.ItemOffset(i)+gap, n.ItemSize(i))
-	}
+	copy(headers(n, slot, count-c), headers(n, slot+c, count))
+	shiftOffsets(n, slot, count-c, gap)
 	n.SetNrItems(count - c)
 	// What is no longer used must not reach the disk.
-	clear(d[(count-c)*disk.ItemHeaderSize : low+gap])
+	clear(headers(n, count-c, count))
+	clear(d[low : low+gap])
 }
 
 // moveTail moves the items of a from slot at on to the front of b.
@@ -53,14 +69,12 @@ func moveTail(a, b disk.Node, at int) {
 	d := b[disk.HeaderSize:]
 	low := dataEnd(b, have)
 	copy(d[low-size:], d[low:])
-	for i := have - 1; i >= 0; i-- {
-		b.SetItem(i+c, b.Key(i), b.ItemOffset(i)-size, b.ItemSize(i))
-	}
+	copy(headers(b, c, have+c), headers(b, 0, have))
+	shiftOffsets(b, c, have+c, -size)
 	end := disk.LeafDataSize(len(b))
 	copy(d[end-size:end], a[disk.HeaderSize+to:disk.HeaderSize+from])
-	for i := range c {
-		b.SetItem(i, a.Key(at+i), a.ItemOffset(at+i)+end-from, a.ItemSize(at+i))
-	}
+	copy(headers(b, 0, c), headers(a, at, at+c))
+	shiftOffsets(b, 0, c, end-from)
 	b.SetNrItems(have + c)
 	removeItems(a, at, c)
 }
@@ -75,9 +89,8 @@ func moveHead(a, b disk.Node, c int) {
 	end, to := disk.LeafDataSize(len(b)), dataEnd(b, c)
 	size := end - to
 	copy(a[disk.HeaderSize+low-size:disk.HeaderSize+low], b[disk.HeaderSize+to:disk.HeaderSize+end])
-	for i := range c {
-		a.SetItem(have+i, b.Key(i), b.ItemOffset(i)-end+low, b.ItemSize(i))
-	}
+	copy(headers(a, have, have+c), headers(b, 0, c))
+	shiftOffsets(a, have, have+c, low-end)
 	a.SetNrItems(have + c)
 	removeItems(b, 0, c)
 }

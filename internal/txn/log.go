@@ -245,6 +245,9 @@ func (l *Log) write(ctx context.Context) error {
 	return nil
 }
 
+// Private implements btree.Source.
+func (l *Log) Private(addr disk.Logical) disk.Node { return l.dirty[addr] }
+
 // Read implements btree.Source.
 func (l *Log) Read(_ context.Context, addr disk.Logical, _ block.Expect) (disk.Node, bool, error) {
 	if n := l.dirty[addr]; n != nil {

@@ -3,6 +3,7 @@ package txn
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/lockrank"
@@ -36,6 +37,7 @@ func (h *head) sum() int {
 type refs struct {
 	mu    lockrank.Mutex
 	heads map[disk.Logical]*head // protected by mu
+	count atomic.Int64           // of heads; changed under mu
 	// seen are the extents of subvolumes whose references may have changed in
 	// this transaction; nil: nobody wants to know. Protected by mu.
 	seen map[disk.Logical]struct{}
@@ -59,6 +61,7 @@ func (r *refs) add(addr disk.Logical, size uint64, level int, ref disk.ExtentRef
 	if h == nil {
 		h = &head{addr: addr, size: size, level: level, insert: insert, deltas: make(map[disk.ExtentRef]int, 2)}
 		r.heads[addr] = h
+		r.count.Add(1)
 	}
 	if insert {
 		h.maker = ref.Root
@@ -72,6 +75,7 @@ func (r *refs) add(addr disk.Logical, size uint64, level int, ref disk.ExtentRef
 	}
 	if h.insert && len(h.deltas) == 0 && level != dataLevel {
 		delete(r.heads, addr)
+		r.count.Add(-1)
 		return true
 	}
 	return false
@@ -124,6 +128,7 @@ func (r *refs) setFlags(addr disk.Logical, size uint64, level int, flags uint64)
 	if h == nil {
 		h = &head{addr: addr, size: size, level: level, deltas: make(map[disk.ExtentRef]int, 1)}
 		r.heads[addr] = h
+		r.count.Add(1)
 	}
 	h.setFlags |= flags
 }
@@ -162,15 +167,14 @@ func (r *refs) take(addr disk.Logical) *head {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.heads[addr]
-	delete(r.heads, addr)
+	if h != nil {
+		delete(r.heads, addr)
+		r.count.Add(-1)
+	}
 	return h
 }
 
-func (r *refs) len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.heads)
-}
+func (r *refs) len() int { return int(r.count.Load()) }
 
 // treeRef is the reference of a tree, or of a node with full backrefs, to a
 // tree block.

@@ -89,6 +89,9 @@ func (f *FS) knownTree(id disk.ObjectID) *Tree {
 // source is a Tree as its Editor's source of nodes.
 type source struct{ t *Tree }
 
+// Private implements btree.Source.
+func (s source) Private(addr disk.Logical) disk.Node { return s.t.fs.dirty.Private(addr) }
+
 // Read implements btree.Source.
 func (s source) Read(ctx context.Context, addr disk.Logical, e block.Expect) (disk.Node, bool, error) {
 	if n, private := s.t.fs.dirty.Get(addr); n != nil {
