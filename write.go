@@ -248,6 +248,9 @@ func (e *Editor) name(ctx context.Context, path string) (fstree.Place, error) {
 }
 
 func (e *Editor) create(ctx context.Context, path string, a fstree.Attr) error {
+	if e.watch == nil {
+		return e.fs.w.CreateAt(ctx, e.sub, path, a)
+	}
 	p, err := e.name(ctx, path)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package fstree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -30,6 +31,14 @@ const (
 // group and setgid bit of a setgid directory, the default ACL, flags for
 // contents, and the property btrfs.compression.
 func (w *Writer) Create(ctx context.Context, sub, dir disk.ObjectID, name []byte, a Attr) (ino disk.ObjectID, err error) {
+	ino, err = w.createJointly(ctx, sub, a, func(context.Context, joint) (disk.ObjectID, []byte, error) { return dir, name, nil })
+	if errors.Is(err, errAlone) {
+		ino, err = w.createAlone(ctx, sub, dir, name, a)
+	}
+	return ino, err
+}
+
+func (w *Writer) createAlone(ctx context.Context, sub, dir disk.ObjectID, name []byte, a Attr) (ino disk.ObjectID, err error) {
 	err = w.do(ctx, sub, itemsCreate, space.ClassNormal, func(ctx context.Context, e *edit) error {
 		ino, err = e.create(ctx, dir, name, a)
 		return err

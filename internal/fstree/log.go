@@ -109,7 +109,7 @@ func (w *Writer) Fsync(ctx context.Context, sub, ino disk.ObjectID, dataOnly boo
 
 // renamed notes that an inode gains or loses a name.
 //
-// REQUIRES: the writer.
+// REQUIRES: the writer, or Writer.numbers.
 func (e *edit) renamed(ino disk.ObjectID) {
 	l := &e.w.logs
 	if disk.TransID(l.trans.Load()) == e.w.tx.Trans() {

@@ -35,6 +35,7 @@ const (
 const (
 	rankPending lockrank.Rank = 70 + iota
 	rankBacklog
+	rankNumbers
 )
 
 type fileKey struct{ sub, ino disk.ObjectID }

@@ -162,7 +162,7 @@ func (e *edit) unlink(ctx context.Context, dir disk.ObjectID, parent *disk.Inode
 	if err := e.putInode(ctx, ino, &item); err != nil {
 		return 0, err
 	}
-	delete(e.w.nextIndex, dirKey{e.t.ID(), ino})
+	delete(e.w.numbers.index, dirKey{e.t.ID(), ino})
 	if e.w.outlives(e.t.ID(), ino) {
 		return 0, e.t.Insert(ctx, orphanKey(ino), nil) // Release evicts it
 	}

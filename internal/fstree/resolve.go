@@ -47,6 +47,11 @@ func (p *Place) Target() (sub, ino disk.ObjectID) {
 	return p.Sub, p.Ino
 }
 
+// splitPath is the names in a path.
+func splitPath(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+}
+
 // Resolve follows a path from the top directory of a subvolume. Its last
 // component need not exist; those before must be directories. Symbolic links
 // are not followed.
@@ -57,7 +62,7 @@ func (w *Writer) Resolve(ctx context.Context, sub disk.ObjectID, path string) (P
 		if err != nil {
 			return err
 		}
-		parts := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+		parts := splitPath(path)
 		for i, part := range parts {
 			switch {
 			case !p.Exists():

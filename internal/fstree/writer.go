@@ -12,6 +12,7 @@ import (
 	"gobtrfs/internal/block"
 	"gobtrfs/internal/btree"
 	"gobtrfs/internal/compress"
+	"gobtrfs/internal/lockrank"
 	"gobtrfs/internal/space"
 	"gobtrfs/internal/txn"
 )
@@ -27,11 +28,8 @@ type Writer struct {
 	base *Store       // as opened; for what does not change
 	over *block.Cache // what the running transaction sees
 
-	// Of the transaction's writer.
-	nextIno   map[disk.ObjectID]disk.ObjectID // by subvolume: behind the highest inode
-	nextIndex map[dirKey]uint64               // by directory: behind the highest index
-
-	plain plainDirs
+	numbers numbers
+	plain   plainDirs // of the transaction's writer; joint operations read it
 
 	holds holds
 	logs  logs
@@ -67,15 +65,24 @@ type WriterOptions struct {
 
 type dirKey struct{ sub, dir disk.ObjectID }
 
+// numbers are those that are given out next. They belong to the transaction's
+// writer; joint operations share them under mu.
+type numbers struct {
+	mu    lockrank.Mutex
+	ino   map[disk.ObjectID]disk.ObjectID // by subvolume: behind the highest inode
+	index map[dirKey]uint64               // by directory: behind the highest index
+}
+
 // NewWriter makes a writer over tx, whose committed state s shows.
 func NewWriter(tx *txn.FS, s *Store, o WriterOptions) *Writer {
 	w := &Writer{
 		tx: tx, base: s, over: tx.Running(),
-		nextIno: make(map[disk.ObjectID]disk.ObjectID), nextIndex: make(map[dirKey]uint64), plain: make(plainDirs),
+		numbers: numbers{ino: make(map[disk.ObjectID]disk.ObjectID), index: make(map[dirKey]uint64)}, plain: make(plainDirs),
 		holds: holds{inodes: make(map[holdKey]*hold), subvols: make(map[disk.ObjectID]*subvolHold)},
 		opts:  o, late: newBacklog(o.DirtyBytes), workers: make(workers, runtime.GOMAXPROCS(0)+1),
 		hasCodecs: s.super.IncompatFlags, codecs: make(map[compress.Spec]*compress.Encoder),
 	}
+	w.numbers.mu.Init(rankNumbers, 0)
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	if tx.CommitInterval() > 0 {
 		w.late.expire = w.commitAged
@@ -250,15 +257,16 @@ func (e *edit) putInode(ctx context.Context, ino disk.ObjectID, item *disk.Inode
 
 // touchRoot says in the root item that the subvolume was changed.
 func (e *edit) touchRoot() {
-	r := e.t.Item()
-	r.CTransID, r.Ctime = e.w.tx.Trans(), e.now
+	e.stamp(e.t.Item())
 	e.t.Touch()
 }
+
+func (e *edit) stamp(r *disk.RootItem) { r.CTransID, r.Ctime = e.w.tx.Trans(), e.now }
 
 // newIno is an inode number that was never used while the filesystem was open.
 func (e *edit) newIno(ctx context.Context) (disk.ObjectID, error) {
 	id := e.t.ID()
-	next, ok := e.w.nextIno[id]
+	next, ok := e.w.numbers.ino[id]
 	if !ok {
 		it, ok, err := e.t.Floor(ctx, disk.Key{ObjectID: disk.LastFreeObjectID, Type: 255, Offset: 1<<64 - 1})
 		if err != nil {
@@ -272,7 +280,7 @@ func (e *edit) newIno(ctx context.Context) (disk.ObjectID, error) {
 	if next >= disk.LastFreeObjectID {
 		return 0, fmt.Errorf("subvolume %d has no inode number left: %w", uint64(id), syscall.ENOSPC)
 	}
-	e.w.nextIno[id] = next + 1
+	e.w.numbers.ino[id] = next + 1
 	return next, nil
 }
 
@@ -281,7 +289,7 @@ const firstIndex = 2 // 0 and 1 stand for "." and ".."
 // newIndex is the index of a directory's next entry.
 func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) {
 	k := dirKey{e.t.ID(), dir}
-	next, ok := e.w.nextIndex[k]
+	next, ok := e.w.numbers.index[k]
 	if !ok {
 		it, ok, err := e.t.Floor(ctx, disk.Key{ObjectID: dir, Type: disk.KeyDirIndex, Offset: 1<<64 - 1})
 		if err != nil {
@@ -292,11 +300,11 @@ func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) 
 			next = it.Key.Offset + 1
 		}
 	}
-	if len(e.w.nextIndex) > maxIndexes {
-		clear(e.w.nextIndex) // only a memory of what the tree says
+	if len(e.w.numbers.index) > maxIndexes {
+		clear(e.w.numbers.index) // only a memory of what the tree says
 		e.w.logs.unsafe.Store(uint64(e.w.tx.Trans()))
 	}
-	e.w.nextIndex[k] = next + 1
+	e.w.numbers.index[k] = next + 1
 	return next, nil
 }
 
@@ -304,12 +312,12 @@ func (e *edit) newIndex(ctx context.Context, dir disk.ObjectID) (uint64, error) 
 // in this transaction: a log would take the two names for one.
 func (e *edit) keepIndex(ctx context.Context, dir disk.ObjectID) error {
 	k := dirKey{e.t.ID(), dir}
-	if _, ok := e.w.nextIndex[k]; ok {
+	if _, ok := e.w.numbers.index[k]; ok {
 		return nil
 	}
 	next, err := e.newIndex(ctx, dir)
 	if err == nil {
-		e.w.nextIndex[k] = next
+		e.w.numbers.index[k] = next
 	}
 	return err
 }
@@ -317,12 +325,12 @@ func (e *edit) keepIndex(ctx context.Context, dir disk.ObjectID) error {
 // keepIno is keepIndex for the number of an inode that goes.
 func (e *edit) keepIno(ctx context.Context) error {
 	id := e.t.ID()
-	if _, ok := e.w.nextIno[id]; ok {
+	if _, ok := e.w.numbers.ino[id]; ok {
 		return nil
 	}
 	next, err := e.newIno(ctx)
 	if err == nil {
-		e.w.nextIno[id] = next
+		e.w.numbers.ino[id] = next
 	} else if errors.Is(err, syscall.ENOSPC) {
 		err = nil // none is given out any more
 	}

@@ -45,11 +45,12 @@
 //
 //	FS.admission  operations share it; one has it alone when space is short; tickets and commits are waited for
 //	 cycle        taken by whoever commits, from before settling until the commit is durable; I/O allowed
-//	  FS.state    the running transaction: a writer (an operation, settling) or readers (Look); I/O allowed
+//	  FS.state    the running transaction: a writer (an operation, settling), joint operations or readers (Look); I/O allowed
+//	   FS.shape   nodes, as joint operations see them: one who makes, moves or drops some, or many who work in place; I/O allowed
 //	    FS.growth the chunk tree, device items, system array, map of chunks; a channel; I/O allowed
 //	    FS.contents shared while contents are written, under the state or without; I/O allowed. Still has it alone, under
 //	              the cycle and without the state; who shares it waits for nothing but the device
-//	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu, devStats.mu, mender.mu: innermost; no I/O
+//	      refs.mu, FS.treesMu, cycle.mu, Dirty.mu, latches of leaves, devStats.mu, mender.mu: innermost; no I/O
 //
 // Who holds the state for writing may wait for a chunk to be made, which takes
 // growth but never the state, and never for a commit: so settling, which waits

@@ -86,8 +86,12 @@ type FS struct {
 	inStep        bool // operations wait for commits, so that scheduling does not reach the disk
 	members       members
 
-	state  rwLock        // of the running transaction: who holds it for writing is "the writer"
-	growth chan struct{} // a semaphore: the chunk tree
+	state rwLock // of the running transaction: who holds it for writing is "the writer"
+	// shape is held for reading by joint operations, and for writing by one that
+	// changes more of a tree than the contents of a leaf.
+	shape   rwLock
+	latches btree.Latches
+	growth  chan struct{} // a semaphore: the chunk tree
 	// admission is held by operations from before their promise until they end:
 	// for writing by one that is alone because space is short.
 	admission rwLock
@@ -178,6 +182,10 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	}
 	f.trans.Store(uint64(sb.Generation) + 1)
 	f.state.init()
+	f.shape.init()
+	f.shape.yields = shapeYields
+	f.state.yields = shapeYields
+	f.latches.Init()
 	f.admission.init()
 	f.contents.init()
 	f.refs.init()

@@ -2,26 +2,45 @@ package txn
 
 import (
 	"context"
+	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"gobtrfs/internal/lockrank"
 )
 
-// rwLock lets one writer or any number of readers in. Unlike sync.RWMutex it
-// can be waited for under a context, and I/O is allowed while it is held.
+// rwLock lets one writer in, or any number of readers, or any number of joiners:
+// writers who have agreed among themselves how to keep apart. Unlike
+// sync.RWMutex it can be waited for under a context, and I/O is allowed while
+// it is held.
 //
-// Who waits longest and how: readers do not overtake a waiting writer, so
-// writers do not starve. A writer that leaves lets all waiting readers in, so
-// readers wait for one writer at most. Among themselves writers may overtake
-// (whoever runs takes a free lock, which saves a switch between goroutines for
-// every operation), but none that was overtaken patience times.
+// Who waits longest and how: readers do not overtake anybody who waits, nor do
+// joiners. When the last who was inside leaves, the next in the circle
+//
+//	readers → joiners → a writer → readers
+//
+// of whom somebody waits come in: all readers, all joiners, or one writer. So
+// nobody starves. Among themselves writers may overtake (whoever runs takes a
+// free lock, which saves a switch between goroutines for every operation), but
+// none that was overtaken patience times.
 type rwLock struct {
+	yields int // immutable: how often who has to wait looks again before it sleeps
+
+	left atomic.Uint32 // counts those who went; changed under mu
+
 	mu      lockrank.Mutex
-	readers int       // inside; protected by mu, as everything below
+	readers crowd // protected by mu, as everything below
+	joiners crowd
 	writing bool      // a writer is inside, or the lock was handed to one
 	awake   bool      // a writer was woken and has not tried its luck yet
-	reading []*waiter // waiting, first come first
+	claims  int       // writers who yield before they queue; nobody overtakes them
 	queue   []*waiter // writers waiting, first come first
+}
+
+// crowd is those who share the lock with their kind and nobody else.
+type crowd struct {
+	inside  int
+	waiting []*waiter
 }
 
 // waiter is somebody in line. woken is closed once.
@@ -30,6 +49,9 @@ type waiter struct {
 	owner  bool // the lock was handed over; valid when woken is closed
 	passed int  // how often it was woken and somebody else had been faster
 }
+
+// spins is how often a look costs less than to let others run.
+const spins = 300
 
 // patience is how often a writer lets others overtake it.
 const patience = 4
@@ -42,8 +64,14 @@ func (l *rwLock) init() { l.mu.Init(rankLock, 0) }
 // Lock lets a writer in, or returns the cause of ctx's end.
 func (l *rwLock) Lock(ctx context.Context) error {
 	l.mu.Lock()
-	if !l.writing && l.readers == 0 {
-		l.writing = true
+	if l.tryWriteLocked() {
+		l.mu.Unlock()
+		return nil
+	}
+	l.claims++
+	got := l.yieldLocked(l.tryWriteLocked)
+	l.claims--
+	if got {
 		l.mu.Unlock()
 		return nil
 	}
@@ -59,15 +87,14 @@ func (l *rwLock) Lock(ctx context.Context) error {
 		select {
 		case <-w.woken:
 		case <-ctx.Done():
-			return l.leave(ctx, w, &l.queue)
+			return l.leave(ctx, w, nil)
 		}
 		if w.owner {
 			return nil
 		}
 		l.mu.Lock()
 		l.awake = false
-		if !l.writing && l.readers == 0 {
-			l.writing = true
+		if l.tryWriteLocked() {
 			l.mu.Unlock()
 			return nil
 		}
@@ -75,87 +102,175 @@ func (l *rwLock) Lock(ctx context.Context) error {
 	}
 }
 
-// leave takes a waiter whose ctx has ended out of line. If it was woken just
-// then, what it was woken with goes to the next.
-func (l *rwLock) leave(ctx context.Context, w *waiter, line *[]*waiter) error {
+func (l *rwLock) tryWriteLocked() bool {
+	free := !l.writing && l.readers.inside == 0 && l.joiners.inside == 0
+	l.writing = l.writing || free
+	return free
+}
+
+// yieldLocked lets others run and tries again, some times. Where the lock is
+// held for microseconds that costs less than to sleep and be woken.
+func (l *rwLock) yieldLocked(try func() bool) bool {
+	for range l.yields {
+		was := l.left.Load()
+		l.mu.Unlock()
+		for range spins {
+			if l.left.Load() != was {
+				break
+			}
+		}
+		if l.left.Load() == was {
+			runtime.Gosched()
+		}
+		l.mu.Lock()
+		if try() {
+			return true
+		}
+	}
+	return false
+}
+
+// leave takes a waiter whose ctx has ended out of line: of a crowd, or, with
+// nil, of the writers. If it was woken just then, what it was woken with goes
+// to the next.
+func (l *rwLock) leave(ctx context.Context, w *waiter, c *crowd) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	line := &l.queue
+	if c != nil {
+		line = &c.waiting
+	}
 	if i := slices.Index(*line, w); i >= 0 {
 		*line = slices.Delete(*line, i, i+1)
-		// Readers may have waited for this writer alone.
-		if !l.writing && len(l.queue) == 0 {
-			l.letReadersIn()
+		// Others of the crowd that is inside may have waited for w alone.
+		for _, in := range [2]*crowd{&l.readers, &l.joiners} {
+			if l.openLocked(in) {
+				in.letIn()
+			}
 		}
 		return context.Cause(ctx)
 	}
 	switch {
-	case line == &l.reading:
-		l.readers--
+	case c != nil:
+		c.inside--
 	case w.owner:
 		l.writing = false
 	default:
 		l.awake = false
 	}
-	l.next()
+	l.nextLocked(c)
 	return context.Cause(ctx)
 }
 
-// RLock lets a reader in, or returns the cause of ctx's end.
-func (l *rwLock) RLock(ctx context.Context) error {
+// openLocked says whether one more may join a crowd without waiting.
+func (l *rwLock) openLocked(c *crowd) bool {
+	other := &l.readers
+	if c == other {
+		other = &l.joiners
+	}
+	return !l.writing && l.claims == 0 && len(l.queue) == 0 && other.inside == 0 && len(other.waiting) == 0
+}
+
+func (l *rwLock) enter(ctx context.Context, c *crowd) error {
 	l.mu.Lock()
-	if !l.writing && len(l.queue) == 0 {
-		l.readers++
+	open := func() bool { return l.openLocked(c) }
+	if open() || l.yieldLocked(open) {
+		c.inside++
 		l.mu.Unlock()
 		return nil
 	}
 	w := &waiter{woken: make(chan struct{})}
-	l.reading = append(l.reading, w)
+	c.waiting = append(c.waiting, w)
 	l.mu.Unlock()
 	select {
 	case <-w.woken:
 		return nil
 	case <-ctx.Done():
-		return l.leave(ctx, w, &l.reading)
+		return l.leave(ctx, w, c)
 	}
+}
+
+func (l *rwLock) exit(c *crowd) {
+	l.mu.Lock()
+	c.inside--
+	l.left.Add(1)
+	l.nextLocked(c)
+	l.mu.Unlock()
+}
+
+// RLock lets a reader in, or returns the cause of ctx's end.
+func (l *rwLock) RLock(ctx context.Context) error { return l.enter(ctx, &l.readers) }
+
+// RUnlock lets a reader out.
+func (l *rwLock) RUnlock() { l.exit(&l.readers) }
+
+// Join lets a joiner in, or returns the cause of ctx's end.
+func (l *rwLock) Join(ctx context.Context) error { return l.enter(ctx, &l.joiners) }
+
+// Leave lets a joiner out.
+func (l *rwLock) Leave() { l.exit(&l.joiners) }
+
+// letPass has a reader step aside for a writer who waits, if there is one, and
+// says so. The reader comes back in before it returns.
+func (l *rwLock) letPass(ctx context.Context) (bool, error) {
+	l.mu.Lock()
+	if l.claims == 0 && len(l.queue) == 0 {
+		l.mu.Unlock()
+		return false, nil
+	}
+	l.readers.inside--
+	l.left.Add(1)
+	l.nextLocked(&l.readers)
+	l.mu.Unlock()
+	return true, l.RLock(ctx)
 }
 
 // Unlock lets the writer out.
 func (l *rwLock) Unlock() {
 	l.mu.Lock()
 	l.writing = false
-	if len(l.reading) > 0 {
-		l.letReadersIn()
-	} else {
-		l.next()
-	}
+	l.left.Add(1)
+	l.nextLocked(nil)
 	l.mu.Unlock()
 }
 
-// RUnlock lets a reader out.
-func (l *rwLock) RUnlock() {
-	l.mu.Lock()
-	l.readers--
-	l.next()
-	l.mu.Unlock()
-}
-
-func (l *rwLock) letReadersIn() {
-	for _, w := range l.reading {
-		l.readers++
+func (c *crowd) letIn() {
+	c.inside += len(c.waiting)
+	for _, w := range c.waiting {
 		close(w.woken)
 	}
-	l.reading = l.reading[:0]
+	clear(c.waiting)
+	c.waiting = c.waiting[:0]
 }
 
-// next wakes whoever is next if the lock is free.
-func (l *rwLock) next() {
-	if l.writing || l.readers > 0 {
+// nextLocked wakes whoever is next if the lock is free; last is the crowd that
+// was inside, nil a writer.
+func (l *rwLock) nextLocked(last *crowd) {
+	if l.writing || l.readers.inside > 0 || l.joiners.inside > 0 {
 		return
 	}
-	if len(l.queue) == 0 {
-		l.letReadersIn()
-		return
+	order := [3]*crowd{&l.readers, &l.joiners, nil}
+	switch last {
+	case &l.readers:
+		order = [3]*crowd{&l.joiners, nil, &l.readers}
+	case &l.joiners:
+		order = [3]*crowd{nil, &l.readers, &l.joiners}
 	}
+	for _, c := range order {
+		switch {
+		case c == nil && l.claims > 0:
+			return // it looks again at once; if it gives up, somebody is inside
+		case c == nil && len(l.queue) > 0:
+			l.wakeWriterLocked()
+			return
+		case c != nil && len(c.waiting) > 0:
+			c.letIn()
+			return
+		}
+	}
+}
+
+func (l *rwLock) wakeWriterLocked() {
 	w := l.queue[0]
 	switch {
 	case w.passed >= patience:

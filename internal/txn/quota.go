@@ -466,6 +466,9 @@ func (f *FS) Charge(sub disk.ObjectID, n uint64) error {
 	return fmt.Errorf("subvolume %d: %d bytes more: %w", uint64(sub), n, syscall.EDQUOT)
 }
 
+// HasQuotas says whether what subvolumes use is counted.
+func (f *FS) HasQuotas() bool { return f.quota.Load() != nil }
+
 // renew ends all promises but those for contents that still wait.
 func (q *quota) renew(waiting func() map[disk.ObjectID]uint64) {
 	var of map[disk.ObjectID]uint64
