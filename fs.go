@@ -170,9 +170,10 @@ func (f *FS) Writer() *fstree.Writer { return f.w }
 // View calls look with a subvolume as the running transaction has it, changes
 // since the last Sync included. What look gets, files of nested subvolumes
 // too, it must not use after it returned. Of a filesystem that is open for
-// reading it is the only state there is.
+// reading it is the only state there is. When a failure has ended all changes
+// it is the last commit, which is what the devices have.
 func (f *FS) View(ctx context.Context, id disk.ObjectID, look func(ctx context.Context, s *Subvolume) error) error {
-	if f.w == nil {
+	if f.w == nil || f.w.Txn().Err() != nil {
 		s, err := f.Subvolume(ctx, id)
 		if err != nil {
 			return err

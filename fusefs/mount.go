@@ -69,9 +69,12 @@ type Server struct {
 
 // Limits of what is in flight.
 const (
-	maxRequest    = 1 << 20  // bytes that one request reads
-	maxInFlight   = 64 << 20 // bytes of input buffers
-	maxBackground = 64       // requests that nobody waits for: read-ahead
+	maxRequest    = 1 << 20 // bytes that one request reads
+	maxBackground = 64      // requests that nobody waits for: read-ahead
+	// maxInFlight is bytes of input buffers. A writer that waits for the device
+	// holds one of maxRequest; when all are held nobody is answered, so it is as
+	// many as hardly ever write to different files at the same time.
+	maxInFlight = 256 << 20
 )
 
 // Mount mounts a subvolume on a directory, for writing if the filesystem is

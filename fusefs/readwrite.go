@@ -36,6 +36,8 @@ type readWrite struct {
 	reapDone sync.Cond // of mu: reaping ended
 	freed    bool      // space was given back since statfs last had that committed
 	counted  time.Time // when that was
+
+	failure sync.Once // to log it
 }
 
 func newReadWrite(s *server, w *fstree.Writer) *readWrite {
@@ -182,11 +184,25 @@ func (r *readWrite) change(op string, id uint64, run func(ctx context.Context, p
 	if !ok {
 		return fuse.EPERM // a stub
 	}
+	if r.failed() {
+		return erofs
+	}
 	err := run(r.s.ctx, p)
 	if errors.Is(err, syscall.ENOSPC) && r.settle() {
 		err = run(r.s.ctx, p)
 	}
 	return r.s.done(op, id, err)
+}
+
+// failed says whether a failure has ended all changes, as one of the device in
+// a commit does, and has the log say so once.
+func (r *readWrite) failed() bool {
+	err := r.w.Txn().Err()
+	if err == nil {
+		return false
+	}
+	r.failure.Do(func() { r.s.faults.log.Error("nothing can be changed any more", "err", err) })
+	return true
 }
 
 // entry answers a request that has made, or named, an inode.
@@ -201,9 +217,14 @@ func (r *readWrite) entry(ctx context.Context, dir place, name string, p place, 
 }
 
 // Fsync makes one inode durable, mostly through the log tree. Callers at the
-// same time share one write of it, or one commit.
+// same time share one write of it, or one commit. When nothing can be changed
+// any more it fails for everybody, even those whose changes are durable: nobody
+// shall take it for a promise.
 func (r *readWrite) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	const dataOnly = 1 // FUSE_FSYNC_FDATASYNC
+	if r.failed() {
+		return fuse.EIO
+	}
 	return r.change("fsync", in.NodeId, func(ctx context.Context, p place) error {
 		return r.w.Fsync(ctx, p.subvol, p.ino, in.FsyncFlags&dataOnly != 0)
 	})
