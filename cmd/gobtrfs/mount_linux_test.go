@@ -49,6 +49,7 @@ func TestMount(t *testing.T) {
 		{"of a killed server", mountOfAKilledServer},
 		{"other verbs go through the mount", verbsThroughTheMount},
 		{"killed at any moment", killedAtAnyMoment},
+		{"memory is bounded", memoryIsBounded},
 		{"metrics and top", metricsAndTop},
 		{"as an ordinary user", mountAsAnOrdinaryUser},
 		{"by mount(8) and fstab", mountByMount8AndFstab},
@@ -128,10 +129,13 @@ func needFUSE(t *testing.T) {
 	t.Skipf("needs FUSE: %v", err)
 }
 
-func newRig(t *testing.T, bin string) *rig {
+func newRig(t *testing.T, bin string) *rig { return newRigOf(t, bin, 256<<20) }
+
+// newRigOf makes an image of size bytes.
+func newRigOf(t *testing.T, bin string, size int64) *rig {
 	t.Helper()
 	needFUSE(t)
-	r := &rig{t: t, bin: bin, img: oracle.Mkfs(t, 256<<20)}
+	r := &rig{t: t, bin: bin, img: oracle.Mkfs(t, size)}
 	m := oracle.Mount(t, "", r.img)
 	if err := os.WriteFile(m.Dir+"/file", []byte("contents\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -586,56 +590,6 @@ func metricsAndTop(t *testing.T, bin string) {
 		t.Errorf("top on a terminal: %v, %q", err, screen.String())
 	}
 	keys.Close()
-}
-
-// killedAtAnyMoment kills the server while records are written: each that was
-// synced is there when the image is mounted again, and the image is whole.
-func killedAtAnyMoment(t *testing.T, bin string) {
-	r := newRig(t, bin)
-	const rounds = 10
-	for round := range rounds {
-		r.mount()
-		synced := make(chan int)
-		go func() {
-			n := 0
-			defer func() { synced <- n }()
-			for ; ; n++ {
-				dir := fmt.Sprintf("%s/round-%d-%d", r.dir, round, n%5)
-				if os.MkdirAll(dir, 0o755) != nil {
-					return
-				}
-				f, err := os.Create(fmt.Sprintf("%s/%d", dir, n))
-				if err != nil {
-					return
-				}
-				_, err = f.Write(oracle.Noise(uint64(n), 1+n*997%100_000))
-				err = errors.Join(err, f.Sync())
-				f.Close()
-				if err != nil {
-					return
-				}
-			}
-		}()
-		time.Sleep(time.Duration(20+round*23) * time.Millisecond)
-		unix.Kill(r.server, unix.SIGKILL)
-		n := <-synced
-		if !r.gone(10 * time.Second) {
-			t.Fatal("cannot kill the server")
-		}
-		if out, code := r.run("umount", r.dir); code != 0 {
-			t.Fatalf("umount exits with %d: %s", code, out)
-		}
-		oracle.Check(t, r.img)
-		r.mount()
-		for i := range n {
-			name := fmt.Sprintf("round-%d-%d/%d", round, i%5, i)
-			r.read(name, string(oracle.Noise(uint64(i), 1+i*997%100_000)))
-		}
-		r.run("umount", r.dir)
-		if n == 0 {
-			t.Logf("round %d: killed before anything was synced", round)
-		}
-	}
 }
 
 // mountAsAnOrdinaryUser runs as nobody, with an image of nobody's. /dev/fuse is
