@@ -1,121 +1,228 @@
 #!/bin/bash
-# Measures a mount for writing against the kernel's mount of the same kind of
-# image in memory, and against go-fuse's loopback example over memory, which is
-# about what a FUSE server with this library can reach, and prints a table in
-# Markdown. Needs root, FUSE, btrfs-progs, python3, a kernel with btrfs and 6 GiB
-# in DIR.
+# Measures a mount for writing and prints tables in Markdown, and at the end
+# which aims are met:
+#
+#   kernel     the kernel's mount of the same kind of image in the same memory
+#   ceiling    go-fuse's own in-memory example (example/memfs): what a FUSE
+#              server with this library reaches that has nothing to do
+#   gobtrfs    and with -o writeback_cache, which is no part of the aims
+#
+# Needs root, FUSE, btrfs-progs, python3, Go, a kernel with btrfs and 4 GiB in
+# DIR. Contestants take turns; medians of RUNS. Some five minutes on an idle
+# machine. It drops the kernel's caches.
 #
 #   bench/mount.sh [DIR]            # default: /dev/shm
 #
 #   GOBTRFS=bin/gobtrfs             what is measured
-#   RUNS=5                          medians of so many; contestants take turns
+#   RUNS=5
 #   MIB=512                         length of the big file
 #   FILES=5000                      small files of 1 KiB
-#   SYNCS=200                       4 KiB writes with fsync
+#   SYNCS=200                       4 KiB appends with fsync
+#   TREE=DIR                        the tree for find and tar; default: 50,000
+#                                   files in 1,000 directories, made at random
+#   ONLY=kernel,ceiling,gobtrfs     contestants
+#   PARTS=files,tree                what to do
 set -eu
 cd "$(dirname "$0")/.."
 gobtrfs=$(realpath "${GOBTRFS:-bin/gobtrfs}")
+runs=${RUNS:-5}
+IFS=, read -ra contestants <<< "${ONLY:-kernel,ceiling,gobtrfs,gobtrfs-writeback}"
+parts=,${PARTS:-files,tree},
 dir=$(mktemp -d "${1:-/dev/shm}/gobtrfs-bench-XXXXXX")
-mnt=$dir/mnt loop='' server=''
+mnt=$dir/mnt loop='' server='' up=''
 mkdir "$mnt" "$dir/memory"
 cleanup() {
-	umount -q "$mnt" || true
+	trap '' INT TERM
+	if [ -n "$up" ]; then down "$up" || umount -l "$mnt" || true; fi
 	[ -z "$loop" ] || losetup -d "$loop" || true
+	[ -z "$server" ] || kill "$server" 2> /dev/null || true
 	rm -rf "$dir"
 }
 trap cleanup EXIT
-go build -o "$dir/loopback" github.com/hanwen/go-fuse/v2/example/loopback
+trap 'exit 1' INT TERM
 
-up() { # WHO
+up() { # WHO IMAGE
 	case $1 in
-	kernel) loop=$(losetup -f --show "$dir/img"); mount -t btrfs -o noatime "$loop" "$mnt" ;;
-	gobtrfs) "$gobtrfs" mount --log "$dir/log" "$dir/img" "$mnt" ;;
-	gobtrfs-writeback) "$gobtrfs" mount -o writeback_cache --log "$dir/log" "$dir/img" "$mnt" ;;
-	loopback)
-		"$dir/loopback" -q -directmountstrict "$mnt" "$dir/memory" > "$dir/log" 2>&1 & server=$!
-		until mountpoint -q "$mnt"; do sleep 0.02; done ;;
+	kernel)
+		loop=$(losetup -f --show "$2"); up=$1
+		mount -t btrfs -o noatime "$loop" "$mnt" ;;
+	gobtrfs) "$gobtrfs" mount --log "$dir/log" "$2" "$mnt"; up=$1 ;;
+	gobtrfs-writeback) "$gobtrfs" mount -o writeback_cache --log "$dir/log" "$2" "$mnt"; up=$1 ;;
+	ceiling)
+		"$dir/memfs" "$mnt" "$dir/memory/" > "$dir/log" 2>&1 & server=$!
+		up=$1
+		until mountpoint -q "$mnt"; do kill -0 "$server"; sleep 0.02; done ;;
 	esac
 }
 
 down() { # WHO
 	case $1 in
-	kernel) umount "$mnt"; losetup -d "$loop"; loop='' ;;
-	gobtrfs*) "$gobtrfs" umount "$mnt" ;;
-	loopback) umount "$mnt"; wait "$server"; server='' ;;
+	kernel)
+		umount "$mnt"; up=''
+		losetup -d "$loop"; loop='' ;;
+	gobtrfs*) "$gobtrfs" umount "$mnt"; up='' ;;
+	ceiling)
+		umount "$mnt"; up=''
+		wait "$server"; server=''
+		rm -rf "$dir/memory"; mkdir "$dir/memory" ;;
 	esac
 }
 
-cat > "$dir/work.py" <<'P'
+forget() { # what the kernel has of files and names in memory
+	case $up in gobtrfs*) "$gobtrfs" sync "$mnt" ;; *) sync ;; esac
+	echo 3 > /proc/sys/vm/drop_caches
+}
+
+cat > "$dir/files.py" <<'P'
 import os, sys, time
-where, mib, files, syncs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+where, mib, files, syncs, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 def timed(name, count, unit, f):
     t = time.perf_counter(); f(); t = time.perf_counter() - t
-    print(name, count / t if unit != 'us' else t / count * 1e6, unit)
+    print(name, count / t if unit != 'us' else t / count * 1e6, unit, sep='\t')
 piece = os.urandom(1 << 20)
-def write():
-    fd = os.open(where + '/big', os.O_WRONLY | os.O_CREAT, 0o644)
+buf = bytearray(1 << 20)
+def write(name='/big', sync=False):
+    fd = os.open(where + name, os.O_WRONLY | os.O_CREAT, 0o644)
     for _ in range(mib): os.write(fd, piece)
+    if sync: os.fsync(fd)
     os.close(fd)
-def write_sync():
-    write(); fd = os.open(where + '/big', os.O_RDONLY); os.fsync(fd); os.close(fd)
 def read():
     fd = os.open(where + '/big', os.O_RDONLY)
-    while os.read(fd, 1 << 20): pass
+    n = 0
+    while got := os.readv(fd, [buf]): n += got
     os.close(fd)
-def create():
+    assert n == mib << 20
+def create(dir, size):
     for i in range(files):
-        os.close(os.open('%s/d/%d' % (where, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-def fill():
-    for i in range(files):
-        fd = os.open('%s/e/%d' % (where, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(fd, piece[:1024]); os.close(fd)
+        fd = os.open('%s/%s/%d' % (where, dir, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        if size: os.write(fd, piece[:size])
+        os.close(fd)
 def remove():
     for i in range(files): os.unlink('%s/d/%d' % (where, i))
 def small():
     fd = os.open(where + '/big', os.O_WRONLY)
-    for i in range(files): os.pwrite(fd, piece[:4096], i * 4096)
+    for i in range(files): os.pwrite(fd, piece[:4096], i * 4096 % (mib << 20))
     os.close(fd)
 def sync():
     fd = os.open(where + '/log', os.O_WRONLY | os.O_CREAT, 0o644)
     for i in range(syncs): os.write(fd, piece[:4096]); os.fsync(fd)
     os.close(fd)
-if sys.argv[5] == 'write':
+if step == 'read':
+    timed('sequential read, 1 MiB', mib, 'MiB/s', read)
+else:
     os.mkdir(where + '/d'); os.mkdir(where + '/e')
-    timed('sequential write, 1 MiB', mib, 'MiB/s', write)
-    os.unlink(where + '/big')
-    timed('sequential write, 1 MiB, and fsync', mib, 'MiB/s', write_sync)
-    timed('overwrite, 4 KiB', files, '1/s', small)
-    timed('create and close', files, '1/s', create)
-    timed('create, 1 KiB and close', files, '1/s', fill)
+    timed('create and close', files, '1/s', lambda: create('d', 0))
+    timed('create, 1 KiB and close', files, '1/s', lambda: create('e', 1024))
     timed('unlink', files, '1/s', remove)
     timed('4 KiB append and fsync', syncs, 'us', sync)
-else:
-    timed('sequential read after mounting', mib, 'MiB/s', read)
+    timed('sequential write, 1 MiB', mib, 'MiB/s', write)
+    os.unlink(where + '/big')
+    timed('sequential write, 1 MiB, and fsync', mib, 'MiB/s', lambda: write(sync=True))
+    timed('overwrite, 4 KiB', files, '1/s', small)
 P
 
-for ((run = 0; run < ${RUNS:-5}; run++)); do
-	for who in kernel loopback gobtrfs gobtrfs-writeback; do
-		rm -rf "$dir/img" "$dir/memory"/*
-		truncate -s 6G "$dir/img"; mkfs.btrfs -q "$dir/img" > /dev/null 2>&1
-		for part in write read; do
-			up $who
-			python3 "$dir/work.py" "$mnt" "${MIB:-512}" "${FILES:-5000}" "${SYNCS:-200}" $part | sed "s/^/$who /" >> "$dir/results"
-			down $who
+cat > "$dir/report.py" <<'P'
+import statistics, sys
+who, rows = sys.argv[2].split(','), {}
+for line in open(sys.argv[1]):
+    w, name, value, unit = line.rstrip('\n').split('\t')
+    rows.setdefault((name, unit), {}).setdefault(w, []).append(float(value))
+mid = {row: {w: statistics.median(v) for w, v in by.items()} for row, by in rows.items()}
+print('| work | unit | ' + ' | '.join(who) + ' |')
+print('| --- | --- |' + ' --- |' * len(who))
+for (name, unit), m in mid.items():
+    print(f'| {name} | {unit} | ' + ' | '.join(f'{m[w]:.{2 if unit == "s" else 0}f}' if w in m else '-' for w in who) + ' |')
+aims = [ # row, against whom, ours by theirs: at least, or at most
+    ('sequential read, 1 MiB', 'MiB/s', 'ceiling', '>=', 0.8),
+    ('sequential write, 1 MiB', 'MiB/s', 'ceiling', '>=', 0.8),
+    ('create and close', '1/s', 'ceiling', '>=', 0.8),
+    ('4 KiB append and fsync', 'us', 'kernel', '<=', 1.5),
+    ('tar c, cold', 's', 'kernel', '<=', 2),
+    ('tar c, warm', 's', 'kernel', '<=', 2),
+    ('find, cold', 's', 'kernel', '<=', 3),
+    ('find, warm', 's', 'kernel', '<=', 3),
+]
+print('\n| aim | asked | is | |')
+print('| --- | --- | --- | --- |')
+for name, unit, whose, rel, bound in aims:
+    m = mid.get((name, unit), {})
+    if 'gobtrfs' not in m or whose not in m: continue
+    r = m['gobtrfs'] / m[whose]
+    ok = r >= bound if rel == '>=' else r <= bound
+    print(f'| {name} | {rel} {bound:g} of {whose} | {r:.2f} | {"met" if ok else "NOT MET"} |')
+P
+
+note() { # WHO; reads "work, value, unit" with tabs between
+	sed "s/^/$1\t/" >> "$dir/results"
+}
+
+files() {
+	local who
+	for ((run = 0; run < runs; run++)); do
+		for who in "${contestants[@]}"; do
+			rm -f "$dir/img"; truncate -s 6G "$dir/img"
+			mkfs.btrfs -q "$dir/img" > /dev/null 2>&1
+			up "$who" "$dir/img"
+			for step in write read; do
+				python3 "$dir/files.py" "$mnt" "${MIB:-512}" "${FILES:-5000}" "${SYNCS:-200}" $step | note "$who"
+				forget
+			done
+			down "$who"
 		done
 	done
-done
-python3 - "$dir/results" <<'P'
-import statistics, sys
-who = ['kernel', 'loopback', 'gobtrfs', 'gobtrfs-writeback']
-rows = {}
-for line in open(sys.argv[1]):
-    w, rest = line.split(' ', 1)
-    name, value, unit = rest.rsplit(' ', 2)
-    rows.setdefault((name, unit.strip()), {}).setdefault(w, []).append(float(value))
-print('| work | unit | ' + ' | '.join(who) + ' | of the ceiling |')
-print('| --- | --- |' + ' --- |' * 5)
-for (name, unit), by in rows.items():
-    m = {w: statistics.median(by[w]) for w in who}
-    share = m['gobtrfs'] / m['loopback'] if unit != 'us' else m['loopback'] / m['gobtrfs']
-    print(f'| {name} | {unit} | ' + ' | '.join(f'{m[w]:.0f}' for w in who) + f' | {share:.0%} |')
+	rm -f "$dir/img"
+}
+
+make_tree() {
+	python3 - "$1" <<'P'
+import os, random, sys
+r = random.Random(1); noise = r.randbytes(1 << 16)
+for d in range(1000):
+    where = '%s/%02d/%02d' % (sys.argv[1], d // 40, d % 40); os.makedirs(where)
+    for i in range(50):
+        with open('%s/file-%05d' % (where, d * 50 + i), 'wb') as f:
+            f.write(noise[:int(1200 * r.expovariate(1) * r.expovariate(1))])
 P
+}
+
+seconds() { # WORK COMMAND…: prints work, seconds and unit
+	local work=$1 from; shift
+	from=$EPOCHREALTIME
+	"$@" || return
+	printf '%s\t%s\ts\n' "$work" "$(python3 -c "print($EPOCHREALTIME - $from)")"
+}
+
+walk() { find "$mnt/" > /dev/null; }
+pack() { tar -C "$mnt" -c . | cat > /dev/null; }
+
+tree() {
+	local from=${TREE:-} who state work
+	if [ -z "$from" ]; then
+		from=$dir/tree
+		make_tree "$from"
+	fi
+	truncate -s 4G "$dir/img"
+	mkfs.btrfs -q --rootdir "$from" "$dir/img" > /dev/null 2>&1
+	rm -rf "$dir/tree"
+	for ((run = 0; run < runs; run++)); do
+		for who in "${contestants[@]}"; do
+			case $who in kernel | gobtrfs) ;; *) continue ;; esac
+			for work in find tar; do
+				forget
+				up "$who" "$dir/img"
+				for state in cold warm; do
+					case $work in
+					find) seconds "find, $state" walk | note "$who" ;;
+					tar) seconds "tar c, $state" pack | note "$who" ;;
+					esac
+				done
+				down "$who"
+			done
+		done
+	done
+}
+
+go build -o "$dir/memfs" github.com/hanwen/go-fuse/v2/example/memfs
+[[ $parts != *,files,* ]] || files
+[[ $parts != *,tree,* ]] || tree
+python3 "$dir/report.py" "$dir/results" "$(IFS=,; echo "${contestants[*]}")"
