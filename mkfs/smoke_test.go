@@ -5,9 +5,11 @@ package mkfs
 import (
 	"testing"
 
+	"gobtrfs"
 	"gobtrfs/blockdev"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
+	"gobtrfs/report"
 )
 
 // attributes are what a populated filesystem takes over from its source.
@@ -33,10 +35,13 @@ func makeOn(t *testing.T, o Options, images ...string) *Result {
 	return r
 }
 
-// judge asks btrfs check and the kernel about a filesystem made from dir.
+// judge asks btrfs check, the kernel and our own reader about a filesystem made from dir.
 func judge(t *testing.T, dir string, images ...string) {
 	t.Helper()
 	oracle.CheckWith(t, oracle.CheckOptions{Data: true}, images...)
+	if dir != "" {
+		oracle.RequireSame(t, sourceManifest(t, dir), ownManifest(t, images...), attributes)
+	}
 	const v1 = "the kernel warns of every filesystem without a free-space tree"
 	m := oracle.Mount(t, "ro", images...)
 	m.AllowLog("space cache v1 is being deprecated", v1)
@@ -53,14 +58,44 @@ func judge(t *testing.T, dir string, images ...string) {
 // compareTrees compares a source with a mounted copy.
 func compareTrees(t *testing.T, want, got string) {
 	t.Helper()
-	a := oracle.HostManifest(t, want, oracle.HostOptions{})
-	b := oracle.HostManifest(t, got, oracle.HostOptions{})
-	for i := range a { // directories count their subdirectories elsewhere
-		if a[i].Type == 'd' {
-			a[i].Nlink = 1
+	oracle.RequireSame(t, sourceManifest(t, want), oracle.HostManifest(t, got, oracle.HostOptions{}), attributes)
+}
+
+// sourceManifest is the manifest that a copy of a directory must have.
+func sourceManifest(t *testing.T, dir string) []manifest.Entry {
+	t.Helper()
+	out := oracle.HostManifest(t, dir, oracle.HostOptions{})
+	for i := range out { // directories count their subdirectories elsewhere
+		if out[i].Type == 'd' {
+			out[i].Nlink = 1
 		}
 	}
-	oracle.RequireSame(t, a, b, attributes)
+	return out
+}
+
+// ownManifest is what the verb manifest says.
+func ownManifest(t *testing.T, images ...string) (out []manifest.Entry) {
+	t.Helper()
+	f, err := btrfs.Open(t.Context(), images[0], btrfs.Options{Devices: images[1:]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := f.Default(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := s.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range report.Manifest(t.Context(), top, attributes) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 func TestEmptyFilesystem(t *testing.T) {
