@@ -91,8 +91,10 @@ func (e *edit) roomForEntry(ctx context.Context, dir disk.ObjectID, name []byte)
 }
 
 // maxItem is the size of the largest item.
-func (e *edit) maxItem() int {
-	return disk.LeafDataSize(int(e.w.base.super.NodeSize)) - disk.ItemHeaderSize
+func (e *edit) maxItem() int { return maxItem(e.w.base.super) }
+
+func maxItem(sb *disk.Superblock) int {
+	return disk.LeafDataSize(int(sb.NodeSize)) - disk.ItemHeaderSize
 }
 
 // addEntry adds a name to a directory: the entry by hash and the one by index.

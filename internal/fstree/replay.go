@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"gobtrfs/disk"
@@ -484,6 +485,29 @@ func (r *replay) indexOf(ctx context.Context, dir disk.ObjectID, target disk.Key
 
 // link adds a name: both directory items and the back reference.
 func (r *replay) link(ctx context.Context, dir disk.ObjectID, index uint64, ino disk.ObjectID, name []byte, ftype uint8) error {
+	if err := r.enter(ctx, dir, index, ino, name, ftype); err != nil {
+		return err
+	}
+	n := Name{Parent: dir, Index: index, Name: name}
+	for i, k := range refKeys(ino, dir, name) {
+		refs, _, err := r.sub.items.get(ctx, k)
+		if err != nil {
+			return err
+		}
+		if refHas(k, refs, dir, name) {
+			return nil
+		}
+		refs = appendRef(slices.Clone(refs), k.Type, n)
+		if i > 0 || len(refs) <= maxItem(r.store.super) {
+			r.over.put(k, refs)
+			return nil
+		}
+	}
+	return nil
+}
+
+// enter adds both directory items of a name.
+func (r *replay) enter(ctx context.Context, dir disk.ObjectID, index uint64, ino disk.ObjectID, name []byte, ftype uint8) error {
 	item := disk.DirItem{
 		Location: disk.Key{ObjectID: ino, Type: disk.KeyInodeItem}, TransID: r.store.super.Generation + 1,
 		Type: ftype, Name: name,
@@ -495,15 +519,6 @@ func (r *replay) link(ctx context.Context, dir disk.ObjectID, index uint64, ino 
 	}
 	r.over.put(hashKey, item.Append(append([]byte(nil), same...)))
 	r.over.put(disk.Key{ObjectID: dir, Type: disk.KeyDirIndex, Offset: index}, item.Append(nil))
-
-	refKey := refKeys(ino, dir, name)[0]
-	refs, _, err := r.sub.items.get(ctx, refKey)
-	if err != nil {
-		return err
-	}
-	if !refHas(refKey, refs, dir, name) {
-		r.over.put(refKey, disk.InodeRef{Index: index, Name: name}.Append(append([]byte(nil), refs...)))
-	}
 	r.touched[ino] = true
 	return r.resizeDir(ctx, dir, 2*int64(len(name)))
 }
@@ -564,7 +579,8 @@ func (r *replay) replayRef(ctx context.Context, k disk.Key, data []byte) error {
 		if _, err := r.clearName(ctx, n.Parent, n.Name, disk.Key{}, true); err != nil {
 			return err
 		}
-		if err := r.link(ctx, n.Parent, n.Index, k.ObjectID, n.Name, disk.FileType(inode.Mode)); err != nil {
+		// The back reference is the log's, in the item where that has it.
+		if err := r.enter(ctx, n.Parent, n.Index, k.ObjectID, n.Name, disk.FileType(inode.Mode)); err != nil {
 			return err
 		}
 	}

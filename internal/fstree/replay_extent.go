@@ -8,14 +8,8 @@ import (
 
 // replayExtent puts a logged file extent in place of what the file had there.
 func (r *replay) replayExtent(ctx context.Context, k disk.Key, data []byte) error {
-	inode, ok, err := r.inode(ctx, k.ObjectID)
-	if err != nil || !ok {
+	if _, ok, err := r.inode(ctx, k.ObjectID); err != nil || !ok {
 		return err
-	}
-	if inode.Mode&modeType != modeReg {
-		// The target of a symbolic link; it never changes.
-		r.over.put(k, data)
-		return nil
 	}
 	e, err := r.sub.parseExtent(k, data)
 	if err != nil {
