@@ -1,11 +1,7 @@
 package btrfs_test
 
 import (
-	"bytes"
 	"flag"
-	"fmt"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -67,9 +63,7 @@ func withoutDevices(t *testing.T, v *variant, images []string) {
 			at := gone % len(rest)
 			rest = slices.Delete(rest, at, at+1)
 		}
-		o := v.options(rest, false)
-		o.Degraded = true
-		oracle.RequireSame(t, whole, imageManifest(t, rest[0], o), manifest.All)
+		oracle.RequireSame(t, whole, imageManifest(t, rest[0], degradedOptions(v, rest, false)), manifest.All)
 	}
 }
 
@@ -86,95 +80,10 @@ func tolerated(t *testing.T, v *variant, images []string) int {
 	return n
 }
 
-// TestDegradedWriting takes a device away, writes without it, and gives it back
-// as it was: it has missed commits, and is neither believed nor written, until
-// Linux has scrubbed it. Then another device is lost for good, and Linux puts a
-// blank one in its place.
-func TestDegradedWriting(t *testing.T) {
-	oracle.Need(t, oracle.Mounting...)
-	rnd := rand.New(rand.NewPCG(*arraySeed, 4))
-	specs := []string{"4 -d raid5 -m raid5", "3 -d raid1 -m raid1", "5 -d raid6 -m raid6", "4 -d raid10 -m raid1c3"}
-	spec := specs[*arraySeed%uint64(len(specs))]
-	t.Logf("-array.seed=%d: mkfs.btrfs %s", *arraySeed, spec)
-	v := newArray(spec)
-	images := v.make(t, 1<<30)
-	gen := &opMaker{rnd: rnd}
-	degradedEdits(t, v, gen, images, false)
-
-	away := rnd.IntN(len(images))
-	rest := slices.Delete(slices.Clone(images), away, away+1)
-	if _, err := btrfs.Open(t.Context(), rest[0], v.options(rest, true)); err == nil {
-		t.Fatal("a set with a missing device opens for writing although nobody asked for that")
-	}
-	degradedEdits(t, v, gen, rest, true)
-	degradedEdits(t, v, gen, rest, true)
-	whole := imageManifest(t, rest[0], degradedOptions(v, rest, false))
-
-	if _, err := btrfs.Open(t.Context(), images[0], v.options(images, true)); err == nil {
-		t.Fatal("a set with a stale device opens for writing although nobody asked for that")
-	}
-	oracle.RequireSame(t, whole, imageManifest(t, images[0], v.options(images, false)), manifest.All)
-	stale, err := os.ReadFile(images[away])
-	must(t, err)
-	degradedEdits(t, v, gen, images, true)
-	if now, err := os.ReadFile(images[away]); err != nil || !bytes.Equal(stale, now) {
-		t.Fatalf("a device that missed commits was written: %v", err)
-	}
-	whole = imageManifest(t, images[0], v.options(images, false))
-
-	m := v.mounted(t, images)
-	m.AllowLog(".", "a stale device is full of errors")
-	oracle.RequireSame(t, whole, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), manifest.All)
-	oracle.Run(t, "sh", "-c", "btrfs scrub start -B "+m.Dir+" || true")
-	oracle.Scrub(t, m.Dir)
-	m.Unmount()
-	v.judge(t, images)
-
-	lost := rnd.IntN(len(images))
-	rest = slices.Delete(slices.Clone(images), lost, lost+1)
-	degradedEdits(t, v, gen, rest, true)
-	whole = imageManifest(t, rest[0], degradedOptions(v, rest, false))
-	m = v.mounted(t, rest, "degraded")
-	m.AllowLog(".", "the set was mounted degraded on purpose")
-	oracle.RequireSame(t, whole, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), manifest.All)
-	blank := oracle.Sparse(t, 1, 1<<30)
-	oracle.Attached(t, blank, func(loops []string) {
-		oracle.Run(t, "btrfs", "replace", "start", "-B", "-f", fmt.Sprint(lost+1), loops[0], m.Dir)
-		// It leaves parity alone where the lost member had nothing in use.
-		oracle.Run(t, "sh", "-c", "btrfs scrub start -B "+m.Dir+" || true")
-		m.Unmount()
-	})
-	images[lost] = blank[0]
-	v.judge(t, images)
-	degradedEdits(t, v, gen, images, false)
-	v.judge(t, images)
-}
-
 func degradedOptions(v *variant, images []string, writable bool) btrfs.Options {
 	o := v.options(images, writable)
 	o.Degraded = true
 	return o
-}
-
-// degradedEdits makes random edits on what there is of a filesystem.
-func degradedEdits(t *testing.T, v *variant, gen *opMaker, images []string, degraded bool) {
-	t.Helper()
-	o := v.options(images, true)
-	o.Degraded = degraded
-	f, e := openWith(t, images[0], o)
-	w := &ourSide{Editor: e, w: f.Writer()}
-	for i := range 120 {
-		if err := gen.next().onOurs(t.Context(), w); err != nil && f.Failed() != nil {
-			t.Fatal(err)
-		}
-		if i%30 == 29 {
-			must(t, f.Sync(t.Context()))
-		}
-	}
-	must(t, w.release(t.Context()))
-	must(t, f.Sync(t.Context()))
-	must(t, f.Verify())
-	must(t, f.Close())
 }
 
 // Where parity stands for a missing member nothing is written in place, not

@@ -1,25 +1,53 @@
 package btrfs_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"syscall"
+	"testing"
 
 	"gobtrfs"
+	"gobtrfs/disk"
+	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
 )
 
 // crashWorkload is something to cut the power in.
 type crashWorkload struct {
-	name    string
-	mkfs    []string
-	size    int64 // of a device, in bytes
-	devices int
-	bulky   bool // most of it is space without contents, which is not read again
-	run     func(c *crashRun) error
+	name string
+	*variant
+	size int64 // of a device, in bytes; 0: 256 MiB
+	// before is done before it starts; nil: nothing.
+	before func(c *crashRun) error
+	away   bool // one of the devices is away when it starts
+	run    func(c *crashRun) error
+}
+
+// prepare makes the filesystem that a workload finds.
+func (w *crashWorkload) prepare(t *testing.T, rnd *rand.Rand) disks {
+	t.Helper()
+	var d disks
+	for _, image := range w.make(t, cmp.Or(w.size, 256<<20)) {
+		d = append(d, load(t, image))
+		must(t, os.Remove(image))
+	}
+	if w.before != nil {
+		c := w.start(t, d.devices(), false, rnd)
+		must(t, w.before(c))
+		must(t, c.w.release(c.ctx))
+		must(t, c.f.Sync(c.ctx))
+		must(t, c.f.Close())
+	}
+	if w.away && spareDevices(t, d) > 0 {
+		d[rnd.IntN(len(d))] = nil
+	}
+	return d
 }
 
 // crashRun is a workload under way.
@@ -29,9 +57,84 @@ type crashRun struct {
 	e   *btrfs.Editor
 	w   *ourSide
 	rnd *rand.Rand
+	log *eventLog // nil: nobody asks what the devices show
+	// part: only one of as many parts of a workload is done.
+	part int
+	// acked is called when something is durable; nil: nobody asks.
+	acked func()
 }
 
-func (c *crashRun) sync() error { return c.f.Sync(c.ctx) }
+// sync makes everything durable: the devices then show what the filesystem shows.
+func (c *crashRun) sync() error {
+	if err := c.f.Sync(c.ctx); err != nil {
+		return err
+	}
+	if c.acked != nil {
+		c.acked()
+	}
+	if c.log == nil {
+		return nil
+	}
+	return c.f.View(c.ctx, disk.TreeFS, func(ctx context.Context, top *btrfs.Subvolume) error {
+		now, err := listingOf(ctx, top)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(now, c.log.last()) {
+			return errors.New("after a sync the devices show something else")
+		}
+		return nil
+	})
+}
+
+// fsync makes a file durable: the devices then show it as it is.
+func (c *crashRun) fsync(path string) error {
+	if err := c.e.Fsync(c.ctx, path, false); err != nil {
+		if c.f.Failed() != nil || errors.Is(err, errFault) {
+			return err
+		}
+		return nil // most likely it is gone
+	}
+	if c.acked != nil {
+		c.acked()
+	}
+	if c.log == nil {
+		return nil
+	}
+	info, err := c.e.Stat(c.ctx, path)
+	if err != nil {
+		return err
+	}
+	return c.f.View(c.ctx, info.Sub, func(ctx context.Context, s *btrfs.Subvolume) error {
+		f, err := s.Inode(ctx, info.Ino)
+		if err != nil {
+			return err
+		}
+		now, err := entryOf(ctx, f, "")
+		if err != nil {
+			return err
+		}
+		return hasEntry(c.log.last(), now)
+	})
+}
+
+// hasEntry wants a listing to have an entry under any path.
+func hasEntry(files []byte, want manifest.Entry) error {
+	text := manifest.Append(nil, &want, manifest.All)
+	var others []byte
+	for e, err := range manifest.Read(bytes.NewReader(files)) {
+		if err != nil {
+			return err
+		}
+		if e.Path = ""; bytes.Equal(manifest.Append(nil, &e, manifest.All), text) {
+			return nil
+		}
+		if e.Ino == want.Ino && others == nil {
+			others = manifest.Append(others, &e, manifest.All)
+		}
+	}
+	return fmt.Errorf("after fsync the devices do not show %sbut %s", text, others)
+}
 
 // churn is rounds of random operations, some kinds only.
 func (c *crashRun) churn(rounds, ops int, kinds []opKind) error {
@@ -46,12 +149,12 @@ func (c *crashRun) churnAnd(rounds, ops int, kinds []opKind, after func(gen *opM
 	for _, k := range kinds {
 		gen.total += k.weight
 	}
-	for range rounds {
+	for range (rounds + c.part - 1) / c.part {
 		for range c.rnd.IntN(ops) {
 			o := gen.next()
 			err := o.onOurs(c.ctx, c.w)
 			gen.learn(o, err)
-			if c.f.Failed() != nil {
+			if c.f.Failed() != nil || errors.Is(err, errFault) {
 				return err
 			}
 			if err := after(gen); err != nil {
@@ -65,11 +168,18 @@ func (c *crashRun) churnAnd(rounds, ops int, kinds []opKind, after func(gen *opM
 	return nil
 }
 
+// on is a filesystem of mkfs.btrfs on some devices.
+func on(devices int, args ...string) *variant {
+	v := mkfsVariant(append([]string{}, args...))
+	v.devices = devices
+	return v
+}
+
 var crashWorkloads = []crashWorkload{
-	{"names", []string{"-n", "4096"}, 256 << 20, 1, false, func(c *crashRun) error {
+	{name: "names", variant: on(1, "-n", "4096"), run: func(c *crashRun) error {
 		return c.churn(8, 80, append(nameOps(), handleOps()...))
 	}},
-	{"overwrite", nil, 256 << 20, 1, false, func(c *crashRun) error {
+	{name: "overwrite", variant: on(1), run: func(c *crashRun) error {
 		for i := range 4 {
 			if err := c.e.Create(c.ctx, fmt.Sprint("/f", i), btrfs.Attr{Perm: 0o600}); err != nil {
 				return err
@@ -77,20 +187,20 @@ var crashWorkloads = []crashWorkload{
 		}
 		return c.churn(10, 25, append(contentOps(), attrOps()...))
 	}},
-	{"snapshots", []string{"-n", "4096", "-m", "single"}, 256 << 20, 1, false, func(c *crashRun) error {
+	{name: "snapshots", variant: on(1, "-n", "4096", "-m", "single"), run: func(c *crashRun) error {
 		return c.churn(6, 50, append(subvolOps(), nameOps()...))
 	}},
-	{"fsync", nil, 256 << 20, 1, false, fsyncWorkload},
-	{"chunks", nil, 1 << 30, 1, true, chunkWorkload},
-	{"raid1", []string{"-d", "raid1", "-m", "raid1"}, 256 << 20, 2, false, func(c *crashRun) error {
+	{name: "fsync", variant: on(1), run: fsyncWorkload},
+	{name: "chunks", variant: on(1), size: 1 << 30, run: chunkWorkload},
+	{name: "raid1", variant: on(2, "-d", "raid1", "-m", "raid1"), run: func(c *crashRun) error {
 		return c.churn(5, 40, opKinds())
 	}},
-	{"dup", []string{"-d", "dup", "-m", "dup"}, 256 << 20, 1, false, func(c *crashRun) error {
+	{name: "dup", variant: on(1, "-d", "dup", "-m", "dup"), run: func(c *crashRun) error {
 		return c.churn(5, 40, opKinds())
 	}},
-	{"full", []string{"-m", "single"}, 128 << 20, 1, true, fullWorkload},
-	{"big transaction", []string{"-n", "4096"}, 256 << 20, 1, false, func(c *crashRun) error {
-		for i := range 2000 {
+	{name: "full", variant: on(1, "-m", "single"), size: 128 << 20, run: fullWorkload},
+	{name: "big transaction", variant: on(1, "-n", "4096"), run: func(c *crashRun) error {
+		for i := range 2000 / c.part {
 			name := fmt.Sprint("/", i)
 			if err := c.e.Create(c.ctx, name, btrfs.Attr{Perm: 0o600}); err != nil {
 				return err
@@ -102,14 +212,14 @@ var crashWorkloads = []crashWorkload{
 		if err := c.sync(); err != nil {
 			return err
 		}
-		for i := range 1500 {
+		for i := range 1500 / c.part {
 			if err := c.e.Remove(c.ctx, fmt.Sprint("/", i)); err != nil {
 				return err
 			}
 		}
 		return c.sync()
 	}},
-	{"tiny", []string{"-M", "-n", "4096"}, 32 << 20, 1, false, func(c *crashRun) error {
+	{name: "tiny", variant: on(1, "-M", "-n", "4096"), size: 32 << 20, run: func(c *crashRun) error {
 		return c.churn(8, 60, opKinds())
 	}},
 }
@@ -122,10 +232,7 @@ func fsyncWorkload(c *crashRun) error {
 		if err := c.w.release(c.ctx); err != nil || len(gen.live) == 0 || c.rnd.IntN(4) > 0 {
 			return err
 		}
-		if err := c.e.Fsync(c.ctx, gen.live[c.rnd.IntN(len(gen.live))], false); err != nil && c.f.Failed() != nil {
-			return err
-		}
-		return nil
+		return c.fsync(gen.live[c.rnd.IntN(len(gen.live))])
 	})
 }
 
@@ -157,7 +264,7 @@ func chunkWorkload(c *crashRun) error {
 
 // fullWorkload fills a filesystem, and takes away, again and again.
 func fullWorkload(c *crashRun) error {
-	for i := range 5 {
+	for i := range max(1, 5/c.part) {
 		n := 0
 		for ; ; n++ {
 			name := fmt.Sprintf("/%d-%d", i, n)

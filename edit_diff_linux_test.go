@@ -82,6 +82,13 @@ func editBeside(t *testing.T, seed uint64, rounds int, v *variant) {
 
 func editRound(t *testing.T, v *variant, gen *opMaker, ours, theirs []string, round int) {
 	t.Helper()
+	editBoth(t, v, gen, ours, theirs, round)
+	v.judge(t, ours)
+}
+
+// editBoth makes a round of edits on both sides, which are then the same.
+func editBoth(t *testing.T, v *variant, gen *opMaker, ours, theirs []string, round int) {
+	t.Helper()
 	ctx := context.Background()
 	m := v.mounted(t, theirs, strings.Fields(v.mount)...)
 	f, e := openWith(t, ours[0], v.options(ours, true))
@@ -123,7 +130,6 @@ func editRound(t *testing.T, v *variant, gen *opMaker, ours, theirs []string, ro
 	if a, b := volumes(t, v, theirs), volumes(t, v, ours); !slices.Equal(a, b) {
 		t.Errorf("subvolumes %q, want %q", b, a)
 	}
-	v.judge(t, ours)
 }
 
 // volumes lists the paths of the subvolumes, which of them are read-only, and

@@ -15,35 +15,13 @@ import (
 	"gobtrfs/internal/oracle"
 )
 
-// failing fails one operation, and whatever comes after it, with a cause.
-type failing struct {
-	faulty
-	cause error
-}
-
-func (d *failing) WriteAt(p []byte, off int64) (int, error) {
-	n, err := d.faulty.WriteAt(p, off)
-	if errors.Is(err, errFault) {
-		err = d.cause
-	}
-	return n, err
-}
-
-func (d *failing) Sync() error {
-	err := d.faulty.Sync()
-	if errors.Is(err, errFault) {
-		err = d.cause
-	}
-	return err
-}
-
 // TestFaultsBesideOperations fails device operations in turn while several
 // goroutines edit and make durable at the same time. Nobody waits for ever,
 // everybody is told the device's error once it matters to him, no goroutine is
 // left, and the device holds all that was acknowledged.
 func TestFaultsBesideOperations(t *testing.T) {
 	before := inMemory(t, 256<<20)
-	count := &failing{faulty: faulty{Device: before.Clone(), at: -1}}
+	count := &faulty{Device: before.Clone(), fault: &fault{}}
 	if _, err := editAndSync(t, count); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +35,7 @@ func TestFaultsBesideOperations(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	for k, at := 0, int64(1); at <= total; k, at = k+1, at+step {
 		m := before.Clone()
-		d := &failing{faulty{Device: m, at: at, forEver: k%2 == 0, short: k%3 == 0}, causes[k%len(causes)]}
+		d := &faulty{Device: m, fault: &fault{at: at, forEver: k%2 == 0, short: k%3 == 0, cause: causes[k%len(causes)]}}
 		safe, err := editAndSync(t, d)
 		if d.n.Load() >= at && err != nil && !errors.Is(err, d.cause) {
 			t.Fatalf("fault %d of %d: %v, want %v", at, total, err, d.cause)

@@ -273,7 +273,7 @@ func TestMendingBesideEdits(t *testing.T) {
 			// What is in no commit yet has nothing to tell a lie by when the parity
 			// of its row is made.
 			lied := func(f check.Finding) bool { return data == "raid5" && f.Code == check.CodeParity }
-			if bad := slices.DeleteFunc(checkErrors(t, devs, true), lied); len(bad) > 0 {
+			if bad := slices.DeleteFunc(checkErrors(t, devs, check.Options{VerifyData: true}), lied); len(bad) > 0 {
 				t.Error(bad)
 			}
 		})
