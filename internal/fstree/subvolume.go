@@ -354,8 +354,6 @@ func (w *Writer) dropSubvol(ctx context.Context, id disk.ObjectID) error {
 				done = true // only the orphan item is left
 			case err != nil:
 				return err
-			case t.Item().DropProgress != disk.Key{}:
-				return w.tx.ResumeDrop(ctx, t)
 			default:
 				if done, err = w.tx.DropSome(ctx, t, dropBatch); err != nil {
 					return err

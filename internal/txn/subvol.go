@@ -97,10 +97,16 @@ func (f *FS) CopyTree(ctx context.Context, src *Tree, id disk.ObjectID, item dis
 
 // DropSome takes up to n nodes out of a tree that nobody names any more, and
 // says whether it is gone, root item included. A tree that is left half-way is
-// whole, only smaller: dropping goes on whenever it is called again.
+// whole, only smaller: dropping goes on whenever it is called again. Its root item
+// says, as Linux has it, that what is left of its first key is gone, so that nobody
+// misses it.
 //
 // REQUIRES: the writer.
 func (f *FS) DropSome(ctx context.Context, t *Tree, n int) (done bool, err error) {
+	if t.item.DropProgress != (disk.Key{}) && !t.pruned {
+		return false, f.resumeDrop(ctx, t)
+	}
+	t.pruned = true
 	for range n {
 		empty, err := t.Prune(ctx, t.dropChild)
 		if err := t.note(err); err != nil {
@@ -125,17 +131,21 @@ func (f *FS) DropSome(ctx context.Context, t *Tree, n int) (done bool, err error
 		}
 		return true, f.root.Delete(ctx, t.key)
 	}
+	root, err := t.OwnRoot(ctx)
+	if err := t.note(err); err != nil {
+		return false, err
+	}
+	t.item.DropProgress, t.item.DropLevel = root.Key(0), uint8(root.Level())
+	t.Touch()
 	return false, nil
 }
 
-// ResumeDrop makes a tree whole that Linux began to drop, so that DropSome can
-// go on. Linux leaves nodes as they are and notes in the root item how far it
+// resumeDrop makes a tree whole that was not left by DropSome, so that it can go
+// on. Linux leaves nodes as they are and notes in the root item how far it
 // came: of the nodes from the root down to a level, each the only child of its
 // kind on the way to a key, what is left of that key is gone already. Here these
 // nodes are copied without it.
-//
-// REQUIRES: the writer.
-func (f *FS) ResumeDrop(ctx context.Context, t *Tree) error {
+func (f *FS) resumeDrop(ctx context.Context, t *Tree) error {
 	level := int(t.item.DropLevel)
 	if level == 0 || level > t.Root().Level {
 		return fmt.Errorf("tree %v was dropped as far as level %d of %d: %w", t.id, level, t.Root().Level, disk.ErrFormat)
@@ -165,7 +175,7 @@ func (f *FS) ResumeDrop(ctx context.Context, t *Tree) error {
 	return nil
 }
 
-// trim takes out of an interior node what ResumeDrop finds gone.
+// trim takes out of an interior node what resumeDrop finds gone.
 func (t *Tree) trim(n disk.Node) {
 	gone := n.ChildSlot(t.item.DropProgress)
 	left := n.NrItems() - gone

@@ -19,7 +19,8 @@ type Tree struct {
 	fs        *FS
 	id        disk.ObjectID
 	shareable bool
-	resuming  bool // see ResumeDrop
+	resuming  bool // see resumeDrop
+	pruned    bool // DropSome has begun: the mark in item says nothing new
 
 	key     disk.Key      // of the root item; none for root and chunk tree
 	item    disk.RootItem // as the tree has it now, but for the root's place
