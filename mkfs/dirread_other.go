@@ -74,10 +74,13 @@ func (s dirSession) open(t *tree, id inodeID) (content, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fileContent{f}, nil
+	return fileContent{f, disk.Time{Sec: t.inodes[id].sec, Nsec: t.inodes[id].nsec}}, nil
 }
 
-type fileContent struct{ *os.File }
+type fileContent struct {
+	*os.File
+	mtime disk.Time // when it was listed
+}
 
 func (fileContent) xattrs() ([]xattr, error) { return nil, nil }
 
@@ -88,6 +91,9 @@ func (c fileContent) check(size int64) error {
 	}
 	if !fi.Mode().IsRegular() || fi.Size() != size {
 		return fmt.Errorf("%w: it had %d bytes and has %d", ErrChanged, size, fi.Size())
+	}
+	if e := fromInfo(fi); e.i.sec != c.mtime.Sec || e.i.nsec != c.mtime.Nsec {
+		return fmt.Errorf("%w: it was written to", ErrChanged)
 	}
 	return nil
 }

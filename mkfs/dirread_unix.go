@@ -276,14 +276,16 @@ func (s *dirSession) open(t *tree, id inodeID) (content, error) {
 	if err != nil {
 		return nil, pathError("open", filepath.Join(s.root, t.pathOf(id)), err)
 	}
-	return &fdContent{fd: fd, ino: t.inodes[id].handle}, nil
+	i := &t.inodes[id]
+	return &fdContent{fd: fd, ino: i.handle, mtime: disk.Time{Sec: i.sec, Nsec: i.nsec}}, nil
 }
 
 // fdContent is an open file. It stays off the runtime's poller, which costs two
 // more system calls for each file.
 type fdContent struct {
-	fd  int
-	ino uint64
+	fd    int
+	ino   uint64
+	mtime disk.Time // when it was listed
 }
 
 func (c *fdContent) Close() error { return unix.Close(c.fd) }
@@ -316,6 +318,9 @@ func (c *fdContent) check(size int64) error {
 	}
 	if st.Size != size {
 		return fmt.Errorf("%w: it had %d bytes and has %d", ErrChanged, size, st.Size)
+	}
+	if e := fromStat(&st); e.i.sec != c.mtime.Sec || e.i.nsec != c.mtime.Nsec {
+		return fmt.Errorf("%w: it was written to", ErrChanged)
 	}
 	return nil
 }

@@ -125,6 +125,10 @@ func TestBadSubvolumesAndFlags(t *testing.T) {
 			t.Errorf("accepted: %+v", o)
 		}
 	}
+	var bad *OptionError
+	if _, err := prepare(t.Context(), 1, Options{Shrink: true, Free: 1 << 60}, nil); !errors.As(err, &bad) {
+		t.Errorf("room for 1 EiB: %v", err)
+	}
 }
 
 // TestManyLinks gives a file many names in one directory, so that nearly all of

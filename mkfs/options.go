@@ -58,7 +58,7 @@ type Options struct {
 	// Free is for how many bytes of new files Shrink leaves room, in data and in
 	// metadata, so that Linux can make them. Without it a shrunk filesystem is
 	// full: Linux mounts it for writing, deletes from it and grows it, but makes
-	// no file before it has grown. Default: 0.
+	// no file before it has grown. At most 16 TiB. Default: 0.
 	Free uint64
 	// Slack is added to each device by Shrink, in bytes: unallocated room in
 	// which Linux can make new chunks, which it needs to scrub RAID5 and RAID6.
@@ -134,7 +134,10 @@ type plan struct {
 
 func (p *plan) mapping() *mapping { return p.changes }
 
-const defaultNodeSize = 16384
+const (
+	defaultNodeSize = 16384
+	maxFree         = 16 << 40 // the time that laying out takes grows with the square of it
+)
 
 // newPlan checks the options and fills in the defaults that do not depend on the
 // source.
@@ -167,6 +170,9 @@ func newPlan(o Options, devices int) (*plan, error) {
 	p.changes = &mapping{o.Map}
 	if err := p.changes.validate(); err != nil {
 		return nil, err
+	}
+	if o.Free > maxFree {
+		return nil, fmt.Errorf("room for %d bytes of new files, at most %d", o.Free, uint64(maxFree))
 	}
 	if n := len(o.DeviceUUIDs); n != 0 && n != devices {
 		return nil, fmt.Errorf("%d device UUIDs for %d devices", n, devices)

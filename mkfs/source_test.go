@@ -347,6 +347,7 @@ func TestSourceFailures(t *testing.T) {
 func TestFilesThatChange(t *testing.T) {
 	for name, change := range map[string]func(p string) error{
 		"gone":        os.Remove,
+		"rewritten":   func(p string) error { return os.Chtimes(p, time.Time{}, time.Unix(1000, 0)) },
 		"shorter":     func(p string) error { return os.Truncate(p, 10) },
 		"longer":      func(p string) error { return os.Truncate(p, 1<<20) },
 		"another":     func(p string) error { return errors.Join(os.Remove(p), os.WriteFile(p, make([]byte, 9000), 0o600)) },
