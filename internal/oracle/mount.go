@@ -133,8 +133,9 @@ func Scrub(t testing.TB, dir string) {
 }
 
 // attachTries bounds the race for a free loop device: between asking for one
-// and taking it, another test may have it, or the last user lets go of it late.
-const attachTries = 50
+// and taking it, another test may have it, or the last user lets go of it late: on
+// a busy machine seconds later.
+const attachTries = 200
 
 func retry(f func() (string, error)) (out string, err error) {
 	for range attachTries {
