@@ -351,14 +351,14 @@ func (m *maker) populate(ctx context.Context) error {
 	if err := context.Cause(work); err != nil {
 		return err
 	}
-	if err := m.unspill(); err != nil {
+	if err := m.unspill(ctx); err != nil {
 		return err
 	}
 	if err := m.writeParity(ctx); err != nil {
 		return err
 	}
 	m.count()
-	return m.writeSupers(roots)
+	return m.writeSupers(ctx, roots)
 }
 
 // stream reads the source and packs the trees of files and what else does not

@@ -135,7 +135,7 @@ func (l *layout) shrinkDevices(slack uint64) {
 }
 
 // unspill moves the nodes that were kept aside to their places.
-func (m *maker) unspill() error {
+func (m *maker) unspill(ctx context.Context) error {
 	s := m.meta.spill
 	if s == nil {
 		return nil
@@ -144,6 +144,9 @@ func (m *maker) unspill() error {
 	buf := make([]byte, mib)
 	base := m.meta.region.base
 	for off := uint64(0); off < s.size; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		at := base + disk.Logical(off)
 		c := m.layout.chunkAt(at)
 		if c == nil {
@@ -232,12 +235,16 @@ func (m *maker) count() {
 }
 
 // writeSupers makes everything durable, then writes the superblocks: copies first,
-// the one that counts last.
-func (m *maker) writeSupers(roots [tailTrees]treeRoot) error {
+// the one that counts last. It is the point of no return: until here a run can be
+// interrupted.
+func (m *maker) writeSupers(ctx context.Context, roots [tailTrees]treeRoot) error {
 	for _, d := range m.devices {
 		if err := d.dev.Sync(); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	s := m.super(roots)
 	for mirror := disk.SuperMirrorMax - 1; mirror >= 0; mirror-- {
@@ -320,8 +327,8 @@ func (m *maker) writeParity(ctx context.Context) error {
 		}
 		row := disk.StripeLen * uint64(p.DataStripes(len(c.Stripes)))
 		for at := uint64(0); at < c.next; at += row {
-			if err := ctx.Err(); err != nil {
-				return err
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
 			if err := m.parityRow(c, at/row); err != nil {
 				return err

@@ -429,6 +429,29 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// slowSync is a device on which somebody loses patience.
+type slowSync struct {
+	*blockdev.Memory
+	cancel func()
+}
+
+func (s *slowSync) Sync() error {
+	s.cancel()
+	return s.Memory.Sync()
+}
+
+func TestCancelBeforeTheSuperblock(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	d := &slowSync{blockdev.NewMemory(256 << 20), cancel}
+	if _, err := Make(ctx, []blockdev.Device{d}, Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	var head [disk.SuperInfoSize]byte
+	if _, err := d.ReadAt(head[:], disk.SuperInfoOffset); err != nil || disk.HasMagic(head[:]) {
+		t.Errorf("there is a superblock (%v)", err)
+	}
+}
+
 // faulty fails the n-th write.
 type faulty struct {
 	*blockdev.Memory
