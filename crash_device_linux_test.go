@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"io"
 	"math/rand/v2"
 	"sync"
 
@@ -203,9 +204,16 @@ func (l *layer) own(i int64) (*[crashPage]byte, error) {
 
 // Discard zeroes what was written, here and below.
 func (l *layer) Discard(off, n int64) error {
-	zero := make([]byte, 1<<20)
-	for end := off + n; off < end; off += int64(len(zero)) {
-		if _, err := l.WriteAt(zero[:min(int64(len(zero)), end-off)], off); err != nil {
+	zero, buf := make([]byte, 64<<10), make([]byte, 64<<10)
+	for end := off + n; off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if _, err := l.ReadAt(buf, off); err != nil && err != io.EOF {
+			return err
+		}
+		if bytes.Equal(buf, zero[:len(buf)]) {
+			continue
+		}
+		if _, err := l.WriteAt(zero[:len(buf)], off); err != nil {
 			return err
 		}
 	}

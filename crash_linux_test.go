@@ -114,8 +114,10 @@ func (c *crash) run(n int) {
 			}
 		}
 	}
-	if len(c.open) > 0 {
-		c.t.Errorf("%d writes were never flushed", len(c.open))
+	// Discards come behind a commit's last flush.
+	written := slices.DeleteFunc(slices.Clone(c.open), func(e event) bool { return e.data == nil })
+	if len(written) > 0 {
+		c.t.Errorf("%d writes were never flushed", len(written))
 	}
 }
 

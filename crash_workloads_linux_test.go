@@ -175,6 +175,11 @@ func on(devices int, args ...string) *variant {
 	return v
 }
 
+func discarding(v *variant) *variant {
+	v.open.Discard = true
+	return v
+}
+
 var crashWorkloads = []crashWorkload{
 	{name: "names", variant: on(1, "-n", "4096"), run: func(c *crashRun) error {
 		return c.churn(8, 80, append(nameOps(), handleOps()...))
@@ -197,6 +202,15 @@ var crashWorkloads = []crashWorkload{
 	}},
 	{name: "dup", variant: on(1, "-d", "dup", "-m", "dup"), run: func(c *crashRun) error {
 		return c.churn(5, 40, opKinds())
+	}},
+	{name: "discard", variant: discarding(on(1)), run: func(c *crashRun) error {
+		return c.churnAnd(8, 40, append(contentOps(), nameOps()...), func(*opMaker) error {
+			if c.rnd.IntN(60) > 0 {
+				return nil
+			}
+			_, err := c.f.Trim(c.ctx, btrfs.TrimOptions{})
+			return err
+		})
 	}},
 	{name: "full", variant: on(1, "-m", "single"), size: 128 << 20, run: fullWorkload},
 	{name: "big transaction", variant: on(1, "-n", "4096"), run: func(c *crashRun) error {

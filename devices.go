@@ -66,3 +66,25 @@ func (f *FS) listStats(sums map[disk.DevID]disk.DevStats) []DeviceStats {
 	}
 	return out
 }
+
+// TrimOptions say what Trim discards.
+type TrimOptions = txn.TrimOptions
+
+// Trim gives back to the devices what the filesystem does not use: free space in
+// block groups, and what no chunk owns. Image files become sparse there. It
+// commits first, returns the bytes of devices that were discarded, and goes on
+// beside operations. The error wraps errors.ErrUnsupported if no device can. With
+// RAID5 and RAID6 block groups keep their free space.
+func (f *FS) Trim(ctx context.Context, o TrimOptions) (trimmed uint64, err error) {
+	if f.w == nil {
+		return 0, fmt.Errorf("btrfs: %w", ErrReadOnly)
+	}
+	if err := f.Sync(ctx); err != nil {
+		return 0, err
+	}
+	trimmed, err = f.w.Txn().Trim(ctx, o)
+	if err != nil {
+		err = fmt.Errorf("btrfs: trim: %w", err)
+	}
+	return trimmed, err
+}

@@ -117,6 +117,7 @@ func newVariant(rnd *rand.Rand) *variant {
 	// Where files are to be compressed, what does not pay is marked, and which
 	// stretches are tried together is each side's own affair.
 	v.flags = v.open.Compress == ""
+	v.open.Discard = rnd.IntN(4) == 0
 	return v
 }
 

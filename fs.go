@@ -62,6 +62,10 @@ type Options struct {
 	// there are enough of them for long extents; beyond it, writing waits for
 	// the devices. Default: 128 MiB.
 	DirtyBytes uint64
+	// Discard gives what each commit has freed back to the devices: image files
+	// stay sparse. With RAID5 and RAID6 only whole chunks are. Default: off; see
+	// Trim.
+	Discard bool
 	// Events are told of damage and repairs. Default: nobody is.
 	Events Events
 	// Clock and Rand are where times and UUIDs of what is written come from.

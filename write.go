@@ -37,7 +37,7 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 	}
 	tx, err := txn.Open(ctx, f.vol, base.Cache(), txn.Options{
 		Clock: o.Clock, Rand: o.Rand, Replay: true, CommitInterval: o.CommitInterval, DirtyNodeBytes: o.DirtyNodeBytes,
-		Degraded: o.Degraded,
+		Degraded: o.Degraded, Discard: o.Discard, DiscardFailed: o.Events.DiscardFailed,
 		Committed: func(*disk.Superblock) error {
 			next, err := fstree.Open(context.WithoutCancel(ctx), f.vol, fstree.Options{Cache: base.Cache()})
 			if err != nil {
@@ -304,16 +304,26 @@ func (e *Editor) Link(ctx context.Context, target, path string) error {
 	case p.Exists():
 		err = syscall.EEXIST
 	case p.Sub != t.Sub || t.Child != 0:
-		err = e.linkAcross(ctx, target)
+		err = e.linkAcross(ctx, p, target)
 	default:
 		err = e.fs.w.Link(ctx, p.Sub, p.Dir, p.Name, t.Ino)
 	}
 	return pathError("link", path, err)
 }
 
-// linkAcross is why a name in another subvolume cannot be: what cannot have
-// more names anyway comes first.
-func (e *Editor) linkAcross(ctx context.Context, target string) error {
+// linkAcross is why a name in another subvolume cannot be: a directory that
+// takes no names comes first, then what cannot have more names anyway.
+func (e *Editor) linkAcross(ctx context.Context, p fstree.Place, target string) error {
+	err := e.fs.w.View(ctx, p.Sub, func(ctx context.Context, v *fstree.Subvol) error {
+		dir, err := v.Inode(ctx, p.Dir)
+		if err == nil && dir.Flags&disk.InodeImmutable != 0 {
+			err = syscall.EPERM
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	info, err := e.Stat(ctx, target)
 	switch {
 	case err != nil:

@@ -2,13 +2,17 @@ package btrfs_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"gobtrfs"
+	"gobtrfs/blockdev"
 	"gobtrfs/internal/manifest"
 	"gobtrfs/internal/oracle"
+	"gobtrfs/mkfs"
 )
 
 // openWritable opens an image for writing.
@@ -104,4 +108,25 @@ func TestWriteBesideGroupsOfOneType(t *testing.T) {
 	must(t, f.Verify())
 	must(t, f.Close())
 	judge(t, image)
+}
+
+// Linux asks whether a directory takes names before it asks whether the file is
+// in the same subvolume.
+func TestLinkIntoAnImmutableSubvolume(t *testing.T) {
+	ctx := t.Context()
+	mem := blockdev.NewMemory(256 << 20)
+	_, err := mkfs.Make(ctx, []blockdev.Device{mem}, mkfs.Options{})
+	must(t, err)
+	_, e := openDevices(t, []blockdev.Device{mem}, btrfs.Options{Writable: true})
+	must(t, e.Create(ctx, "/f", btrfs.Attr{Perm: 0o600}))
+	_, err = e.CreateSubvolume(ctx, "/vol", btrfs.Attr{Perm: 0o755})
+	must(t, err)
+	if err := e.Link(ctx, "/f", "/vol/f"); !errors.Is(err, syscall.EXDEV) {
+		t.Errorf("link into another subvolume: %v", err)
+	}
+	const immutable = 0x10
+	must(t, e.SetFlags(ctx, "/vol", immutable))
+	if err := e.Link(ctx, "/f", "/vol/f"); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("link into an immutable directory: %v", err)
+	}
 }

@@ -31,6 +31,7 @@ var verbs = []func(*app) *cobra.Command{
 	newUsageCmd,
 	newLabelCmd,
 	newSyncCmd,
+	newTrimCmd,
 	newStatsCmd,
 	newTopCmd,
 	newInspectCmd,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"gobtrfs/internal/oracle"
@@ -160,4 +161,32 @@ func TestAnotherCopyIsUsedAndSaid(t *testing.T) {
 	if !strings.Contains(r.errOut, "checksum mismatch") {
 		t.Errorf("nothing was said of the bad copies: %q", r.errOut)
 	}
+}
+
+func TestTrimVerb(t *testing.T) {
+	dir := oracle.Dir(t)
+	image, file := filepath.Join(dir, "fs"), filepath.Join(dir, "file")
+	if err := os.WriteFile(file, oracle.Noise(1, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gobtrfs(t, "mkfs", "--quiet", "--size", "256M", image).want(t, exitDone, "", "")
+	taken := func() int64 {
+		fi, err := os.Stat(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	empty := taken()
+	gobtrfs(t, "put", image, file, "/file").want(t, exitDone, "", "")
+	gobtrfs(t, "rm", image, "/file").want(t, exitDone, "", "")
+	if n := taken(); n < empty+8<<20 {
+		t.Fatalf("%d bytes, %d when it was empty", n, empty)
+	}
+	gobtrfs(t, "trim", "--minimum", "1T", image).want(t, exitDone, "0.00B trimmed\n", "")
+	gobtrfs(t, "trim", image).want(t, exitDone, "MiB trimmed\n", "")
+	if n := taken(); n > empty+1<<20 {
+		t.Errorf("%d bytes after trim, %d when it was empty", n, empty)
+	}
+	gobtrfs(t, "trim", "--minimum", "much", image).want(t, exitUsage, "", "is no size")
 }

@@ -102,6 +102,7 @@ func (f *FS) writeSealed(ctx context.Context, s *sealed) error {
 		}
 	}
 	f.kept.Store(&keptRoots{s.extents})
+	f.discardFreed(s)
 	if err := f.dropChunks(ctx, s.leaving); err != nil {
 		return err
 	}

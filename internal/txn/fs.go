@@ -65,6 +65,11 @@ type Options struct {
 	DirtyNodeBytes int64
 	// Space are events of the allocator.
 	Space space.Events
+	// Discard gives back to the devices what a commit has freed. Default: it is
+	// only used again.
+	Discard bool
+	// DiscardFailed is told of discards that failed. Nil: nobody is.
+	DiscardFailed func(volume.DeviceError)
 	// Degraded writes although members are missing or have missed commits,
 	// as far as the profiles in use do without them. Default: all must be there.
 	Degraded bool

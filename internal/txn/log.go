@@ -315,11 +315,12 @@ func (f *FS) sealLog() []space.Range {
 }
 
 // returnFresh gives back an extent that was made in this transaction and that
-// nothing refers to any more, unless a log does: then it is pinned (X6).
+// nothing refers to any more, unless a log does: then it is pinned (X6). It is,
+// too, if it is to be discarded.
 //
 // REQUIRES: the cycle was taken.
 func (f *FS) returnFresh(ctx context.Context, r space.Range) error {
-	if !f.logged() {
+	if !f.logged() && !f.opts.Discard {
 		return f.space.ReturnExtent(r)
 	}
 	if err := f.space.MarkUsed(r); err != nil {

@@ -3,12 +3,13 @@ package volume
 import (
 	"context"
 	"io"
+	"sync/atomic"
 
 	"gobtrfs/blockdev"
 	"gobtrfs/disk"
 )
 
-// device is one member; immutable after Open, but for errs.
+// device is one member; immutable after Open, but for the last fields.
 type device struct {
 	id    disk.DevID
 	uuid  disk.UUID
@@ -24,7 +25,8 @@ type device struct {
 	missed bool
 	seed   bool
 
-	errs deviceErrors
+	errs     deviceErrors
+	keepsAll atomic.Bool // it said that it cannot discard
 }
 
 // writable says whether the device takes part in writing. One that missed

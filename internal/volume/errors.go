@@ -104,13 +104,13 @@ func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUn
 type DeviceError struct {
 	Dev  disk.DevID
 	Name string // path, or "missing" and the device's UUID
-	Op   string // "open", "read", "write", "sync"
+	Op   string // "open", "read", "write", "sync", "discard"
 	Off  uint64 // physical, in bytes
 	Err  error
 }
 
 func (e *DeviceError) Error() string {
-	if e.Op == "read" || e.Op == "write" {
+	if e.Op == "read" || e.Op == "write" || e.Op == "discard" {
 		return fmt.Sprintf("%s device %d (%s) at %d: %v", e.Op, uint64(e.Dev), e.Name, e.Off, e.Err)
 	}
 	return fmt.Sprintf("%s device %d (%s): %v", e.Op, uint64(e.Dev), e.Name, e.Err)

@@ -22,6 +22,8 @@ type Events struct {
 	// CopiesRewritten: bad copies were overwritten with the bytes of a good one,
 	// or that was tried.
 	CopiesRewritten func(Repair)
+	// DiscardFailed: a device did not take back what is not used any more.
+	DiscardFailed func(DeviceError)
 	// Noticed: something about the set of devices that does not stop reading.
 	Noticed func(Notice)
 }
