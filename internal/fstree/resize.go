@@ -2,6 +2,7 @@ package fstree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -11,11 +12,23 @@ import (
 	"gobtrfs/internal/space"
 )
 
-// truncateBatch is how many extents one operation of a truncation removes.
-const truncateBatch = 64
+// truncateBatch is how many extents one operation of a truncation removes, or of
+// other long work, with nodes of at most batchNode bytes, and truncateFew when there
+// is no space: the global reserve has room for so much.
+const (
+	truncateBatch = 64
+	truncateFew   = itemsRemove - itemsWrite
+	batchNode     = 16 << 10
+)
+
+// batch is truncateBatch for the filesystem's nodes: what is promised is no more
+// with large ones, or little would fit next to it on a small filesystem.
+func (w *Writer) batch() int {
+	return truncateBatch * batchNode / max(batchNode, int(w.base.super.NodeSize))
+}
 
 // Truncate sets the size of a regular file. A long file that becomes shorter
-// does so in several operations, from its end.
+// does so in several operations, from its end, and also where there is no space.
 func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint64) error {
 	if size > math.MaxInt64 {
 		return fmt.Errorf("size %d: %w", size, syscall.EFBIG)
@@ -28,31 +41,62 @@ func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint
 	if err := w.trim(ctx, f, size); err != nil {
 		return err
 	}
+	var full error // why there is no space
 	for done := false; !done; {
-		err := w.doData(ctx, sub, itemsWrite+truncateBatch, 2*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
-			item, err := f.open(ctx, ino)
-			if err != nil {
+		batch := w.batch()
+		step := func(ctx context.Context, f *fileEdit) (err error) {
+			done, err = f.truncate(ctx, ino, size, batch)
+			return err
+		}
+		if full == nil {
+			err = w.doData(ctx, sub, itemsWrite+batch, 2*w.tx.SectorSize(), step)
+		} else {
+			batch = truncateFew
+			err = w.tx.Do(ctx, itemsWrite+batch, space.ClassSteal, func(ctx context.Context) error {
+				e, err := w.edit(ctx, sub)
+				if err != nil {
+					return err
+				}
+				err = step(ctx, &fileEdit{edit: e, avail: new(uint64)})
+				if errors.Is(err, errNoPromise) {
+					err = full
+				}
 				return err
-			}
-			if item.Flags&disk.InodeAppend != 0 {
-				return fmt.Errorf("inode %d may only be appended to: %w", uint64(ino), syscall.EPERM)
-			}
-			if size >= item.Size {
-				done, err = true, f.extend(ctx, size)
-			} else {
-				done, err = f.shrink(ctx, size)
-			}
-			if err != nil {
-				return err
-			}
-			f.item.Mtime, f.item.Ctime = f.now, f.now
-			return f.putInode(ctx, ino, &f.item)
-		})
+			})
+		}
+		if full == nil && errors.Is(err, syscall.ENOSPC) {
+			full, err = err, nil
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// errNoPromise is why a truncation that was promised no room for contents changes
+// nothing: it would write some.
+var errNoPromise = fmt.Errorf("no contents were promised: %w", syscall.ENOSPC)
+
+// truncate is an operation of Truncate. It says whether the file has the size.
+func (f *fileEdit) truncate(ctx context.Context, ino disk.ObjectID, size uint64, batch int) (done bool, err error) {
+	item, err := f.open(ctx, ino)
+	switch {
+	case err != nil:
+	case item.Flags&disk.InodeAppend != 0:
+		err = fmt.Errorf("inode %d may only be appended to: %w", uint64(ino), syscall.EPERM)
+	case size > item.Size && *f.avail == 0:
+		err = errNoPromise
+	case size >= item.Size:
+		done, err = true, f.extend(ctx, size)
+	default:
+		done, err = f.shrink(ctx, size, batch)
+	}
+	if err != nil {
+		return false, err
+	}
+	f.item.Mtime, f.item.Ctime = f.now, f.now
+	return done, f.putInode(ctx, ino, &f.item)
 }
 
 // trim brings what waits of a file in front of an offset into the tree, and
@@ -128,10 +172,10 @@ func (f *fileEdit) clearTail(ctx context.Context) error {
 	return f.zeroTail(ctx, size)
 }
 
-// shrink makes the file shorter by as much as truncateBatch allows, and says
-// whether it has the size. What then follows the end in the last sector is
-// zeros: it would show if the file grew again.
-func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err error) {
+// shrink makes the file shorter by batch extents at most, and says whether it
+// has the size. What then follows the end in the last sector is zeros, if there
+// is a promise to write them: who makes the file longer looks again.
+func (f *fileEdit) shrink(ctx context.Context, size uint64, batch int) (done bool, err error) {
 	sector := f.w.tx.SectorSize()
 	inline, err := f.isInline(ctx)
 	if err != nil {
@@ -146,6 +190,8 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 				return false, err
 			}
 			err = f.drop(ctx, 0, sector)
+		} else if *f.avail < sector {
+			err = errNoPromise
 		} else {
 			err = f.uninline(ctx)
 		}
@@ -162,7 +208,7 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 		if !ok || ext.End <= keep {
 			break
 		}
-		if n == truncateBatch {
+		if n == batch {
 			f.item.Size = min(f.item.Size, ext.End)
 			if len(whole) > 0 { // the rest goes by without it
 				f.item.NBytes += uint64(len(whole))
@@ -178,6 +224,9 @@ func (f *fileEdit) shrink(ctx context.Context, size uint64) (done bool, err erro
 	if len(whole) > 0 {
 		f.item.NBytes += uint64(len(whole))
 		return true, f.insertInline(ctx, f.ino, whole, uint64(len(whole)), disk.CompressNone)
+	}
+	if *f.avail < sector {
+		return true, nil
 	}
 	return true, f.clearTail(ctx)
 }
@@ -216,7 +265,7 @@ func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n u
 func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
 	stop := off + n // what lies behind is done
 	for done := false; !done; {
-		err := w.doData(ctx, sub, itemsWrite+truncateBatch, 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
+		err := w.doData(ctx, sub, itemsWrite+w.batch(), 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
 			if _, err := f.open(ctx, ino); err != nil {
 				return err
 			}
@@ -232,7 +281,7 @@ func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint6
 }
 
 // punch takes away what the file has between off and end, in front of stop, as
-// far as truncateBatch reaches. It says where it stopped, and whether it is
+// far as a batch reaches. It says where it stopped, and whether it is
 // done.
 func (f *fileEdit) punch(ctx context.Context, off, end, stop uint64) (next uint64, done bool, err error) {
 	sector := f.w.tx.SectorSize()
@@ -245,7 +294,7 @@ func (f *fileEdit) punch(ctx context.Context, off, end, stop uint64) (next uint6
 	if inline || from >= to {
 		return 0, true, f.zero(ctx, off, min(end, f.item.Size))
 	}
-	if next, err = f.dropSome(ctx, from, min(to, stop), truncateBatch); err != nil {
+	if next, err = f.dropSome(ctx, from, min(to, stop), f.w.batch()); err != nil {
 		return 0, false, err
 	}
 	if next > from {
@@ -330,7 +379,7 @@ func (w *Writer) allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 			return err
 		}
 		stop := min(end, off/sector*sector+maxPrealloc)
-		err := w.doPaid(ctx, sub, itemsWrite+truncateBatch, &avail, func(ctx context.Context, f *fileEdit) error {
+		err := w.doPaid(ctx, sub, itemsWrite+w.batch(), &avail, func(ctx context.Context, f *fileEdit) error {
 			if _, err := f.open(ctx, ino); err != nil {
 				return err
 			}
