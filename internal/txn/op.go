@@ -175,8 +175,7 @@ func (f *FS) promise(ctx context.Context, op *Operation) (*promise, error) {
 	p.admitted = f.admission.Unlock
 	err = f.space.Metadata().Reserve(ctx, n, op.Class)
 	if errors.Is(err, space.ErrNoSpace) && (op.Class == space.ClassSteal || op.Class == space.ClassCleaner) {
-		p.global = true
-		err = f.borrow(ctx, n, err)
+		p.global, err = f.borrow(ctx, n, err)
 	}
 	if err != nil {
 		p.end()
@@ -188,17 +187,22 @@ func (f *FS) promise(ctx context.Context, op *Operation) (*promise, error) {
 
 // borrow takes n bytes of the global reserve, after a commit has refilled it if
 // need be. The error is why if there are not so many.
-func (f *FS) borrow(ctx context.Context, n space.Bytes, why error) error {
+func (f *FS) borrow(ctx context.Context, n space.Bytes, why error) (global bool, err error) {
 	if f.space.GlobalReserve().Use(n) {
-		return nil
+		return true, nil
 	}
 	if err := f.Commit(ctx); err != nil {
-		return err
+		return false, err
 	}
 	if f.space.GlobalReserve().Use(n) {
-		return nil
+		return true, nil
 	}
-	return why
+	// The reserves grow with the trees, and on a full filesystem beyond what there
+	// is. Of its worst case the operation will need little.
+	if f.space.Metadata().Reserve(ctx, n, space.ClassEmergency) == nil {
+		return false, nil
+	}
+	return false, why
 }
 
 // perform runs an operation that was promised room, and leaves in the promise
