@@ -12,9 +12,10 @@ import (
 	"gobtrfs/internal/oracle"
 )
 
-// TestFillAndEmpty fills a filesystem to the last byte, with large and with
-// small files, removes everything, and does so again. What is full says so
-// (ENOSPC) and goes on working; chunks come and go; every judge is content.
+// TestFillAndEmpty fills a filesystem to the last byte, with large files, with
+// small ones and with attributes, removes what it made, in the end but for a file
+// here and there, and does so again. What is full says so (ENOSPC) and goes on
+// working; chunks come and go; every judge is content.
 func TestFillAndEmpty(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
 	for _, args := range [][]string{{}, {"-M"}} {
@@ -36,11 +37,14 @@ func TestFillAndEmpty(t *testing.T) {
 					f, e = openWritable(t, image)
 				}
 				for i := range n {
-					must(t, e.Remove(ctx, fmt.Sprint("/f", i)))
+					if round < 2 || i%3000 > 0 {
+						must(t, e.Remove(ctx, fmt.Sprint("/f", i)))
+					}
 				}
 				must(t, f.Sync(ctx))
 				must(t, f.Verify())
 				oneSpare(t, f)
+				fewChunks(t, f)
 				must(t, f.Close())
 				judge(t, image)
 			}
@@ -59,14 +63,16 @@ func fill(t *testing.T, e *btrfs.Editor, round int) int {
 			return i
 		}
 		must(t, err)
-		size := 6 << 20
-		if round == 1 {
-			size = 3000 // not inline
-		}
-		if i > 600 {
+		switch {
+		case round == 2:
+			err = e.SetXattr(ctx, name, "user.fill", make([]byte, 3000))
+		case i > 600:
 			return i + 1
+		case round == 1: // not inline
+			_, err = e.WriteAt(ctx, name, oracle.Noise(uint64(i%7), 3000), 0)
+		default:
+			_, err = e.WriteAt(ctx, name, oracle.Noise(uint64(i%7), 6<<20), 0)
 		}
-		_, err = e.WriteAt(ctx, name, oracle.Noise(uint64(i%7), size), 0)
 		if errors.Is(err, syscall.ENOSPC) {
 			return i + 1
 		}

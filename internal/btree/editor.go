@@ -223,6 +223,9 @@ func (e *Editor) ownChild(ctx context.Context, parent disk.Node, slot int) (disk
 	return n, nil
 }
 
+// Own makes the path to the leaf for k private.
+func (e *Editor) Own(ctx context.Context, k disk.Key) error { return e.own(ctx, k, false) }
+
 // own descends to k and makes the path private. With split it also divides
 // interior nodes that could not take the two pointers which a split of the
 // node below them may bring.

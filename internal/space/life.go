@@ -1,9 +1,11 @@
 package space
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"gobtrfs/disk"
 )
@@ -106,8 +108,42 @@ func (fs *FS) Unused() []*Group {
 func (g *Group) isUnused() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.used == 0 && g.reserved == 0 && g.pinned == 0 && g.readOnly == 0 && !g.fresh && !g.gone &&
-		g.info.flags != disk.BlockGroupMixed
+	return g.used == 0 && g.reserved == 0 && g.pinned == 0 && g.readOnly == 0 && !g.fresh && !g.gone
+}
+
+// Sparse returns metadata and mixed groups in which no more than limit bytes each
+// are in use and that are not needed: without them half of the rest, which is two
+// groups at least, stays free. They are read-only from now on; empty them, and call
+// ClearReadOnly after the commit that frees what was in them. Call it after a commit.
+func (fs *FS) Sparse(limit Bytes) []*Group {
+	i := fs.Metadata()
+	type candidate struct {
+		g    *Group
+		used Bytes
+	}
+	var cs []candidate
+	var used, total Bytes
+	rest := 0
+	for _, g := range *i.groups.Load() {
+		g.mu.Lock()
+		if g.readOnly == 0 && !g.gone {
+			rest, used, total = rest+1, used+g.used+g.reserved+g.pinned, total+g.chunk.Length
+			if g.used > 0 && g.used <= limit && g.reserved == 0 && g.pinned == 0 && !g.fresh {
+				cs = append(cs, candidate{g, g.used})
+			}
+		}
+		g.mu.Unlock()
+	}
+	slices.SortStableFunc(cs, func(a, b candidate) int { return cmp.Compare(a.used, b.used) })
+	var out []*Group
+	for _, c := range cs {
+		total -= c.g.chunk.Length
+		if rest--; rest < 2 || total < 2*used || c.g.SetReadOnly() != nil {
+			break
+		}
+		out = append(out, c.g)
+	}
+	return out
 }
 
 // leave makes a group read-only for its removal if it is still unused.

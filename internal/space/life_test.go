@@ -49,6 +49,54 @@ func TestGroupsGoWhenEmpty(t *testing.T) {
 	}
 }
 
+// Groups with little in them go as long as two stay, the emptiest first, and none
+// that still holds what the last superblock refers to.
+func TestSparseGroups(t *testing.T) {
+	t.Parallel()
+	s := newSim(t, simConfig{metadata: 256 * MiB})
+	var rs []Range
+	for range 4 {
+		s.addGroup(disk.BlockGroupMetadata, 256*MiB)
+	}
+	for range 5 * 2 {
+		rs = append(rs, s.write(s.Metadata(), 100*MiB)...)
+	}
+	s.commit()
+	kept := make(map[*Group]Bytes)
+	for _, r := range rs {
+		g := s.Group(r.Start)
+		keep := Bytes(len(kept)+1) * MiB
+		if _, ok := kept[g]; !ok {
+			kept[g] = keep
+			r = Range{r.Start + disk.Logical(keep), r.Length - keep}
+		}
+		s.free([]Range{r})
+	}
+	if gs := s.Sparse(3 * MiB); len(gs) != 0 {
+		t.Errorf("%d groups would be emptied while pinned", len(gs))
+	}
+	s.commit()
+	if gs := s.Sparse(MiB - s.sector); len(gs) != 0 {
+		t.Errorf("%d groups with more than the limit would be emptied", len(gs))
+	}
+	gs := s.Sparse(4 * MiB)
+	if len(kept) != 5 || len(gs) != 3 {
+		t.Fatalf("%d of %d groups would be emptied, want 3 of 5", len(gs), len(kept))
+	}
+	for n, g := range gs {
+		if want := Bytes(n+1) * MiB; kept[g] != want {
+			t.Errorf("group %d holds %v, want %v", n, kept[g], want)
+		}
+	}
+	if again := s.Sparse(4 * MiB); len(again) != 0 {
+		t.Errorf("%d groups more would be emptied", len(again))
+	}
+	for _, g := range gs {
+		g.ClearReadOnly()
+	}
+	s.verify()
+}
+
 // T14: no flapping: work that bounces at the edge of a group makes one chunk,
 // once. Mutation that turned it red: Unused that keeps none.
 func TestNoFlappingAtAGroupBoundary(t *testing.T) {

@@ -161,16 +161,33 @@ func (f *FS) Commit(ctx context.Context) error {
 	}
 }
 
-// Tidy is Commit; block groups that are empty then go, in a commit of their
-// own.
+// tidyRounds bounds the commits of Tidy behind the first: one may empty a group,
+// and its removal another.
+const tidyRounds = 4
+
+// Tidy is Commit; block groups that are empty then, or as good as empty, go, in
+// commits of their own.
 func (f *FS) Tidy(ctx context.Context) error {
 	if err := f.Commit(ctx); err != nil {
 		return err
 	}
-	if n, err := f.removeUnused(ctx); err != nil || n == 0 {
-		return err
+	for range tidyRounds {
+		n, err := f.removeUnused(ctx)
+		if err != nil {
+			return err
+		}
+		left, err := f.evacuate(ctx)
+		if err == nil && n+len(left) > 0 {
+			err = f.Commit(ctx)
+		}
+		for _, g := range left {
+			g.ClearReadOnly()
+		}
+		if err != nil || n+len(left) == 0 {
+			return err
+		}
 	}
-	return f.Commit(ctx)
+	return nil
 }
 
 // startCommit has the cycle run through beside the caller, unless it is busy.
