@@ -52,6 +52,10 @@ func (o *ours) create(path string, data []byte) error {
 	return err
 }
 
+func (o *ours) mkdir(path string) error {
+	return o.e.Mkdir(context.Background(), "/"+path, btrfs.Attr{Perm: 0o755})
+}
+
 func (o *ours) remove(path string) error { return o.e.Remove(context.Background(), "/"+path) }
 func (o *ours) sync() error              { return o.f.Sync(context.Background()) }
 func (o *ours) close() error             { return o.f.Close() }
@@ -97,6 +101,8 @@ func (k *kernel) create(path string, data []byte) error {
 	}
 	return errors.Join(err, f.Close())
 }
+
+func (k *kernel) mkdir(path string) error { return os.Mkdir(filepath.Join(k.dir, path), 0o755) }
 
 func (k *kernel) remove(path string) error { return os.Remove(filepath.Join(k.dir, path)) }
 

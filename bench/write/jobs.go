@@ -35,6 +35,15 @@ func jobs() []job {
 			})
 		}
 		out = append(out, job{
+			name: fmt.Sprintf("create %d files of 0 bytes, %d threads, a directory each", files, n), unit: "/s", amount: files, size: 4 * gib,
+			before: func(_ *bench, c contestant) error {
+				return parallel(1, n, func(_, i int) error { return c.mkdir(fmt.Sprintf("d%d", i)) })
+			},
+			work: func(b *bench, c contestant) error {
+				return parallel(n, b.count(files), func(t, i int) error { return c.create(fmt.Sprintf("d%d/f%06d", t, i), nil) })
+			},
+		})
+		out = append(out, job{
 			name: fmt.Sprintf("delete %d files, %d threads", files, n), unit: "/s", amount: files, size: 4 * gib,
 			before: func(b *bench, c contestant) error { return create(b, c, 1, 0) },
 			work: func(b *bench, c contestant) error {
@@ -84,8 +93,12 @@ func create(b *bench, c contestant, threads, size int) error {
 
 // stream writes so many bytes in all, one file a writer, a mebibyte at a time.
 func stream(b *bench, c contestant, writers int, bytes int64) error {
+	return streamOf(c, writers, bytes, text(16*mib))
+}
+
+// streamOf is stream of data, 16 mebibytes, again and again.
+func streamOf(c contestant, writers int, bytes int64, data []byte) error {
 	const block = mib
-	data := text(16 * block)
 	handles := make([]file, writers)
 	for i := range handles {
 		name := fmt.Sprintf("s%d", i)

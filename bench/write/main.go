@@ -32,6 +32,7 @@ import (
 // concurrent use.
 type contestant interface {
 	create(path string, data []byte) error
+	mkdir(path string) error
 	remove(path string) error
 	open(path string) (file, error)
 	sync() error
@@ -55,6 +56,7 @@ var makers = []maker{{"gobtrfs", newOurs}, {"Linux", newKernel}}
 
 type bench struct {
 	dir, only string
+	table     string
 	runs      int
 	scale     float64
 	profile   string
@@ -64,6 +66,7 @@ func main() {
 	var b bench
 	flag.StringVar(&b.dir, "dir", "/dev/shm", "where images go")
 	flag.IntVar(&b.runs, "runs", 5, "runs of each contestant")
+	flag.StringVar(&b.table, "table", "jobs", `what to measure: "jobs", "growth" (of a directory) or "fill" (chunks that are made)`)
 	flag.StringVar(&b.only, "only", "", "jobs whose names contain this")
 	flag.Float64Var(&b.scale, "scale", 1, "share of the work to do")
 	flag.StringVar(&b.profile, "cpuprofile", "", "file for a profile of gobtrfs's part")
@@ -78,6 +81,7 @@ func main() {
 type result struct {
 	wall, cpu  time.Duration
 	dataChunks int
+	memory     int64 // bytes, the most that the command had
 }
 
 func (b *bench) all(ctx context.Context, w io.Writer) (err error) {
@@ -92,8 +96,20 @@ func (b *bench) all(ctx context.Context, w io.Writer) (err error) {
 	}
 	defer stop()
 	fmt.Fprintf(w, "%s, %d CPUs, medians of %d runs\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), b.runs)
-	fmt.Fprintln(w, "| job | gobtrfs | Linux | ratio | CPU s | CPU s, Linux | data chunks | Linux |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
+	switch b.table {
+	case "growth":
+		return b.growth(w, work)
+	case "fill":
+		return b.fill(w)
+	case "jobs":
+		return b.jobs(ctx, w, work)
+	}
+	return fmt.Errorf("table %q", b.table)
+}
+
+func (b *bench) jobs(ctx context.Context, w io.Writer, work string) error {
+	fmt.Fprintln(w, "| job | gobtrfs | Linux | ratio | CPU s | CPU s, Linux | peak memory | data chunks | Linux |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
 	for _, j := range jobs() {
 		if !strings.Contains(j.name, b.only) {
 			continue
@@ -111,8 +127,8 @@ func (b *bench) all(ctx context.Context, w io.Writer) (err error) {
 		ours, linux := median(results[0]), median(results[1])
 		n := j.amount * b.scale
 		rate := func(r result) string { return fmt.Sprintf("%.0f %s", n/r.wall.Seconds(), j.unit) }
-		fmt.Fprintf(w, "| %s | %s | %s | %.2f | %.2f | %.2f | %d | %d |\n", j.name, rate(ours), rate(linux),
-			linux.wall.Seconds()/ours.wall.Seconds(), ours.cpu.Seconds(), linux.cpu.Seconds(), ours.dataChunks, linux.dataChunks)
+		fmt.Fprintf(w, "| %s | %s | %s | %.2f | %.2f | %.2f | %d MiB | %d | %d |\n", j.name, rate(ours), rate(linux),
+			linux.wall.Seconds()/ours.wall.Seconds(), ours.cpu.Seconds(), linux.cpu.Seconds(), ours.memory/mib, ours.dataChunks, linux.dataChunks)
 	}
 	return nil
 }
@@ -142,11 +158,7 @@ func (b *bench) run(ctx context.Context, work string, m maker, j job) (r result,
 		return r, err
 	}
 	defer f.Close()
-	for _, chunk := range f.Store().Volume().Chunks() {
-		if chunk.Type&disk.BlockGroupData != 0 {
-			r.dataChunks++
-		}
-	}
+	r.dataChunks = chunks(f, disk.BlockGroupData)
 	return r, nil
 }
 
@@ -156,7 +168,9 @@ func (b *bench) measure(c contestant, j job, r *result) error {
 			return err
 		}
 	}
-	runtime.GC()
+	if err := resetPeak(); err != nil {
+		return err
+	}
 	cpu, err := usedCPU()
 	if err != nil {
 		return err
@@ -171,7 +185,8 @@ func (b *bench) measure(c contestant, j job, r *result) error {
 		return err
 	}
 	r.cpu = after.since(cpu)
-	return nil
+	r.memory, err = peak()
+	return err
 }
 
 func makeImage(path string, size int64) error {
