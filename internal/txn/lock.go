@@ -23,10 +23,16 @@ import (
 // nobody starves. Among themselves writers may overtake (whoever runs takes a
 // free lock, which saves a switch between goroutines for every operation), but
 // none that was overtaken patience times.
+//
+// While nobody has to wait, crowds come and go by one compare-and-swap.
 type rwLock struct {
 	yields int // immutable: how often who has to wait looks again before it sleeps
 
-	left atomic.Uint32 // counts those who went; changed under mu
+	// inside counts readers and joiners who are inside, as multiples of their
+	// crowd's one. With slow set it changes under mu only; that is set by
+	// whoever holds mu, and stays while there is more to know than the counts.
+	inside atomic.Uint64
+	left   atomic.Uint32 // counts those who went while somebody waited; changed under mu
 
 	mu      lockrank.Mutex
 	readers crowd // protected by mu, as everything below
@@ -39,9 +45,18 @@ type rwLock struct {
 
 // crowd is those who share the lock with their kind and nobody else.
 type crowd struct {
-	inside  int
+	one     uint64 // immutable: in rwLock.inside
+	mask    uint64 // immutable: its bits there
 	waiting []*waiter
 }
+
+// Parts of rwLock.inside.
+const (
+	readerOne = 1
+	joinerOne = 1 << 31
+	crowdMask = joinerOne - 1
+	slow      = 1 << 62
+)
 
 // waiter is somebody in line. woken is closed once.
 type waiter struct {
@@ -59,20 +74,41 @@ const patience = 4
 // rankLock: no lock is taken under rwLock.mu.
 const rankLock lockrank.Rank = 99
 
-func (l *rwLock) init() { l.mu.Init(rankLock, 0) }
+func (l *rwLock) init() {
+	l.mu.Init(rankLock, 0)
+	l.readers.one, l.readers.mask = readerOne, readerOne*crowdMask
+	l.joiners.one, l.joiners.mask = joinerOne, joinerOne*crowdMask
+}
+
+// begin takes mu and has everybody else take it, too.
+func (l *rwLock) begin() {
+	l.mu.Lock()
+	l.inside.Or(slow)
+}
+
+// end gives mu back.
+func (l *rwLock) end() {
+	if !l.writing && !l.awake && l.claims == 0 && len(l.queue)+len(l.readers.waiting)+len(l.joiners.waiting) == 0 {
+		l.inside.And(^uint64(slow))
+	}
+	l.mu.Unlock()
+}
+
+// emptyLocked says that nobody of a crowd is inside.
+func (l *rwLock) emptyLocked(c *crowd) bool { return l.inside.Load()&c.mask == 0 }
 
 // Lock lets a writer in, or returns the cause of ctx's end.
 func (l *rwLock) Lock(ctx context.Context) error {
-	l.mu.Lock()
+	l.begin()
 	if l.tryWriteLocked() {
-		l.mu.Unlock()
+		l.end()
 		return nil
 	}
 	l.claims++
 	got := l.yieldLocked(l.tryWriteLocked)
 	l.claims--
 	if got {
-		l.mu.Unlock()
+		l.end()
 		return nil
 	}
 	w := &waiter{}
@@ -83,7 +119,7 @@ func (l *rwLock) Lock(ctx context.Context) error {
 		} else { // overtaken: back to where it was
 			l.queue = slices.Insert(l.queue, 0, w)
 		}
-		l.mu.Unlock()
+		l.end()
 		select {
 		case <-w.woken:
 		case <-ctx.Done():
@@ -92,10 +128,10 @@ func (l *rwLock) Lock(ctx context.Context) error {
 		if w.owner {
 			return nil
 		}
-		l.mu.Lock()
+		l.begin()
 		l.awake = false
 		if l.tryWriteLocked() {
-			l.mu.Unlock()
+			l.end()
 			return nil
 		}
 		w.passed++
@@ -103,7 +139,7 @@ func (l *rwLock) Lock(ctx context.Context) error {
 }
 
 func (l *rwLock) tryWriteLocked() bool {
-	free := !l.writing && l.readers.inside == 0 && l.joiners.inside == 0
+	free := !l.writing && l.emptyLocked(&l.readers) && l.emptyLocked(&l.joiners)
 	l.writing = l.writing || free
 	return free
 }
@@ -113,7 +149,7 @@ func (l *rwLock) tryWriteLocked() bool {
 func (l *rwLock) yieldLocked(try func() bool) bool {
 	for range l.yields {
 		was := l.left.Load()
-		l.mu.Unlock()
+		l.end()
 		for range spins {
 			if l.left.Load() != was {
 				break
@@ -122,7 +158,7 @@ func (l *rwLock) yieldLocked(try func() bool) bool {
 		if l.left.Load() == was {
 			runtime.Gosched()
 		}
-		l.mu.Lock()
+		l.begin()
 		if try() {
 			return true
 		}
@@ -134,8 +170,8 @@ func (l *rwLock) yieldLocked(try func() bool) bool {
 // nil, of the writers. If it was woken just then, what it was woken with goes
 // to the next.
 func (l *rwLock) leave(ctx context.Context, w *waiter, c *crowd) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.begin()
+	defer l.end()
 	line := &l.queue
 	if c != nil {
 		line = &c.waiting
@@ -145,14 +181,14 @@ func (l *rwLock) leave(ctx context.Context, w *waiter, c *crowd) error {
 		// Others of the crowd that is inside may have waited for w alone.
 		for _, in := range [2]*crowd{&l.readers, &l.joiners} {
 			if l.openLocked(in) {
-				in.letIn()
+				l.letInLocked(in)
 			}
 		}
 		return context.Cause(ctx)
 	}
 	switch {
 	case c != nil:
-		c.inside--
+		l.inside.Add(-c.one)
 	case w.owner:
 		l.writing = false
 	default:
@@ -168,20 +204,29 @@ func (l *rwLock) openLocked(c *crowd) bool {
 	if c == other {
 		other = &l.joiners
 	}
-	return !l.writing && l.claims == 0 && len(l.queue) == 0 && other.inside == 0 && len(other.waiting) == 0
+	return !l.writing && l.claims == 0 && len(l.queue) == 0 && l.emptyLocked(other) && len(other.waiting) == 0
 }
 
 func (l *rwLock) enter(ctx context.Context, c *crowd) error {
-	l.mu.Lock()
+	for {
+		was := l.inside.Load()
+		if was&^c.mask != 0 { // slow, or the other crowd
+			break
+		}
+		if l.inside.CompareAndSwap(was, was+c.one) {
+			return nil
+		}
+	}
+	l.begin()
 	open := func() bool { return l.openLocked(c) }
 	if open() || l.yieldLocked(open) {
-		c.inside++
-		l.mu.Unlock()
+		l.inside.Add(c.one)
+		l.end()
 		return nil
 	}
 	w := &waiter{woken: make(chan struct{})}
 	c.waiting = append(c.waiting, w)
-	l.mu.Unlock()
+	l.end()
 	select {
 	case <-w.woken:
 		return nil
@@ -191,11 +236,20 @@ func (l *rwLock) enter(ctx context.Context, c *crowd) error {
 }
 
 func (l *rwLock) exit(c *crowd) {
-	l.mu.Lock()
-	c.inside--
+	for {
+		was := l.inside.Load()
+		if was&slow != 0 {
+			break
+		}
+		if l.inside.CompareAndSwap(was, was-c.one) {
+			return
+		}
+	}
+	l.begin()
+	l.inside.Add(-c.one)
 	l.left.Add(1)
 	l.nextLocked(c)
-	l.mu.Unlock()
+	l.end()
 }
 
 // RLock lets a reader in, or returns the cause of ctx's end.
@@ -213,29 +267,32 @@ func (l *rwLock) Leave() { l.exit(&l.joiners) }
 // letPass has a reader step aside for a writer who waits, if there is one, and
 // says so. The reader comes back in before it returns.
 func (l *rwLock) letPass(ctx context.Context) (bool, error) {
-	l.mu.Lock()
-	if l.claims == 0 && len(l.queue) == 0 {
-		l.mu.Unlock()
+	if l.inside.Load()&slow == 0 {
 		return false, nil
 	}
-	l.readers.inside--
+	l.begin()
+	if l.claims == 0 && len(l.queue) == 0 {
+		l.end()
+		return false, nil
+	}
+	l.inside.Add(-l.readers.one)
 	l.left.Add(1)
 	l.nextLocked(&l.readers)
-	l.mu.Unlock()
+	l.end()
 	return true, l.RLock(ctx)
 }
 
 // Unlock lets the writer out.
 func (l *rwLock) Unlock() {
-	l.mu.Lock()
+	l.begin()
 	l.writing = false
 	l.left.Add(1)
 	l.nextLocked(nil)
-	l.mu.Unlock()
+	l.end()
 }
 
-func (c *crowd) letIn() {
-	c.inside += len(c.waiting)
+func (l *rwLock) letInLocked(c *crowd) {
+	l.inside.Add(uint64(len(c.waiting)) * c.one)
 	for _, w := range c.waiting {
 		close(w.woken)
 	}
@@ -246,7 +303,7 @@ func (c *crowd) letIn() {
 // nextLocked wakes whoever is next if the lock is free; last is the crowd that
 // was inside, nil a writer.
 func (l *rwLock) nextLocked(last *crowd) {
-	if l.writing || l.readers.inside > 0 || l.joiners.inside > 0 {
+	if l.writing || !l.emptyLocked(&l.readers) || !l.emptyLocked(&l.joiners) {
 		return
 	}
 	order := [3]*crowd{&l.readers, &l.joiners, nil}
@@ -264,7 +321,7 @@ func (l *rwLock) nextLocked(last *crowd) {
 			l.wakeWriterLocked()
 			return
 		case c != nil && len(c.waiting) > 0:
-			c.letIn()
+			l.letInLocked(c)
 			return
 		}
 	}

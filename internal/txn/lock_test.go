@@ -62,7 +62,7 @@ func TestLockKeepsApart(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if l.writing || l.awake || l.readers.inside+l.joiners.inside != 0 || len(l.queue)+len(l.readers.waiting)+len(l.joiners.waiting) != 0 {
+	if l.writing || l.awake || l.inside.Load() != 0 || len(l.queue)+len(l.readers.waiting)+len(l.joiners.waiting) != 0 {
 		t.Errorf("left behind: %+v", &l)
 	}
 }
