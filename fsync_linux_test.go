@@ -60,7 +60,7 @@ func TestLinuxReplaysOurLogs(t *testing.T) {
 			must(t, w.f.Sync(t.Context()))
 			must(t, w.f.Verify())
 			must(t, w.f.Close())
-			oracle.CheckWith(t, oracle.CheckOptions{Data: true, NoLowmem: w.gen.holes}, w.image)
+			(&variant{holes: w.gen.holes}).check(t, []string{w.image})
 			t.Logf("%v: %d of %d images had a log", args, logs, *fsyncRounds)
 		})
 	}
@@ -144,7 +144,7 @@ func (w *fsyncWorld) round(n int) (logged bool) {
 	m := mount(t, "subvolid=5", state)
 	kernel := oracle.HostManifest(t, m.Dir, oracle.HostOptions{})
 	m.Unmount()
-	oracle.CheckWith(t, oracle.CheckOptions{Data: true, NoLowmem: w.gen.holes}, state)
+	(&variant{holes: w.gen.holes}).check(t, []string{state})
 	const fields = manifest.All &^ (manifest.Mtime | manifest.Ctime) // replay sets those of what loses names
 	oracle.RequireSame(t, kernel, shown, fields)
 	w.requireSynced(synced, all, kernel)
