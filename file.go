@@ -455,6 +455,7 @@ func (f *File) child(ctx context.Context, e *fstree.DirEntry) (*File, error) {
 // Name is one of a file's names.
 type Name struct {
 	Parent disk.ObjectID // the directory's inode number
+	Index  uint64        // as DirEntry has it
 	Name   string
 }
 
@@ -463,7 +464,7 @@ func (f *File) Names(ctx context.Context) ([]Name, error) {
 	raw, err := f.sub.sub.Names(ctx, f.ino)
 	out := make([]Name, len(raw))
 	for i, n := range raw {
-		out[i] = Name{n.Parent, string(n.Name)}
+		out[i] = Name{n.Parent, n.Index, string(n.Name)}
 	}
 	return out, err
 }

@@ -36,6 +36,9 @@ func (s *server) Read(_ <-chan struct{}, input *fuse.ReadIn, buf []byte) (fuse.R
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
+		if err == nil && s.known == nil && input.Offset == 0 {
+			s.storeAhead(f)
+		}
 		return err
 	})
 	if err != nil {

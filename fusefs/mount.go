@@ -104,6 +104,7 @@ func Mount(ctx context.Context, sub *btrfs.Subvolume, dir string, o Options) (*S
 		defer close(s.done)
 		defer cancel()
 		fs.Serve()
+		raw.ahead.work.Wait()
 		s.err = raw.finish()
 	}()
 	var st unix.Stat_t

@@ -39,6 +39,7 @@ type server struct {
 
 	table  table
 	known  *known // nil: read-only
+	ahead  ahead  // of a read-only mount
 	recent [recentFiles]atomic.Pointer[btrfs.File]
 
 	statfs func(context.Context) (spaceTotals, error)
