@@ -25,6 +25,7 @@ const (
 	iocFSGetXattr  = 0x801c581f
 	iocFSInfo      = 0x8400941f
 	iocDevInfo     = 0xd000941e
+	iocGetDevStats = 0xc4089434
 	iocGetFSLabel  = 0x81009431
 	iocInoLookup   = 0xd0009412
 	iocGetFeatures = 0x80189439
@@ -43,6 +44,7 @@ var ioctls = map[uint32]ioctl{
 	iocFSGetXattr:  (*server).ioctlFSGetXattr,
 	iocFSInfo:      (*server).ioctlFSInfo,
 	iocDevInfo:     (*server).ioctlDevInfo,
+	iocGetDevStats: (*server).ioctlGetDevStats,
 	iocGetFSLabel:  (*server).ioctlGetFSLabel,
 	iocInoLookup:   (*server).ioctlInoLookup,
 	iocGetFeatures: (*server).ioctlGetFeatures,
@@ -162,6 +164,35 @@ func (s *server) ioctlDevInfo(_ context.Context, _ *btrfs.File, in, out []byte) 
 		copy(out[40:], d.Item.FSID[:])
 		if !d.Missing {
 			copy(out[4096-1024:4095], d.Name)
+		}
+		return nil
+	}
+	return syscall.ENODEV
+}
+
+// ioctlGetDevStats tells the errors that a device has had. They are not reset
+// here: that is for a verb.
+func (s *server) ioctlGetDevStats(ctx context.Context, _ *btrfs.File, in, out []byte) error {
+	ne := binary.NativeEndian
+	id, room, flags := ne.Uint64(in), ne.Uint64(in[8:]), ne.Uint64(in[16:])
+	if flags != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	devs, err := s.fs.DeviceStats(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range devs {
+		d := &devs[i]
+		if uint64(d.ID) != id {
+			continue
+		}
+		values := []uint64{d.WriteErrs, d.ReadErrs, d.FlushErrs, d.CorruptionErrs, d.GenerationErrs}
+		values = values[:min(room, uint64(len(values)))]
+		copy(out, in)
+		ne.PutUint64(out[8:], uint64(len(values)))
+		for n, v := range values {
+			ne.PutUint64(out[24+8*n:], v)
 		}
 		return nil
 	}

@@ -622,6 +622,8 @@ func TestIoctlsAnswerAsTheKernel(t *testing.T) {
 		{name: "label", cmd: iocGetFSLabel},
 		{name: "fs info", cmd: iocFSInfo, skip: [][2]int{{44, 80}}}, // filled in for those who ask
 		{name: "dev info", cmd: iocDevInfo, in: word(1), skip: [][2]int{{40, 56}, {4096 - 1024, 4096}}},
+		{name: "device statistics", cmd: iocGetDevStats, in: slices.Concat(word(1), word(5))},
+		{name: "some device statistics", cmd: iocGetDevStats, in: slices.Concat(word(1), word(2))},
 		{name: "features", cmd: iocGetFeatures},
 		{name: "subvolume flags", dir: "snap", cmd: iocSubvolFlags},
 		{name: "subvolume flags", dir: "sub", cmd: iocSubvolFlags},
