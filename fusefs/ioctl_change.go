@@ -5,10 +5,13 @@ package fusefs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"math"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	btrfs "gobtrfs"
 	"gobtrfs/disk"
 	"gobtrfs/internal/fstree"
 )
@@ -20,6 +23,7 @@ import (
 const (
 	iocSetFlags      = 0x40086602
 	iocSetFlags32    = 0x40046602
+	iocTrim          = 0xc0185879
 	iocSync          = 0x9408
 	iocStartSync     = 0x80089418
 	iocWaitSync      = 0x40089416
@@ -35,6 +39,7 @@ type changingIoctl func(r *readWrite, p place, in *fuse.IoctlIn, data, out []byt
 var changingIoctls = map[uint32]changingIoctl{
 	iocSetFlags:      (*readWrite).ioctlSetFlags,
 	iocSetFlags32:    (*readWrite).ioctlSetFlags,
+	iocTrim:          (*readWrite).ioctlTrim,
 	iocSync:          (*readWrite).ioctlSync,
 	iocStartSync:     (*readWrite).ioctlSync,
 	iocWaitSync:      (*readWrite).ioctlSync,
@@ -66,6 +71,30 @@ func (r *readWrite) changingIoctl(in *fuse.IoctlIn, data, out []byte) (status fu
 		return fuse.EINVAL, true
 	}
 	return r.s.done("ioctl", in.NodeId, call(r, p, in, data, out)), true
+}
+
+// ioctlTrim is FITRIM, which fstrim(8) makes: struct fstrim_range is start,
+// length, and the shortest piece, and the length that comes back is what was
+// discarded.
+func (r *readWrite) ioctlTrim(_ place, in *fuse.IoctlIn, data, out []byte) error {
+	if err := rootOnlyChange(in); err != nil {
+		return err
+	}
+	ne := binary.NativeEndian
+	start, length, least := ne.Uint64(data), ne.Uint64(data[8:]), ne.Uint64(data[16:])
+	if length < r.w.Txn().SectorSize() || length != math.MaxUint64 && start+length < start {
+		return syscall.EINVAL
+	}
+	trimmed, err := r.s.fs.Trim(r.s.ctx, btrfs.TrimOptions{Start: disk.Logical(start), Length: length, Minimum: least})
+	if errors.Is(err, errors.ErrUnsupported) {
+		return syscall.EOPNOTSUPP
+	}
+	if err != nil {
+		return err
+	}
+	copy(out, data)
+	ne.PutUint64(out[8:], trimmed)
+	return nil
 }
 
 func (r *readWrite) ioctlSync(place, *fuse.IoctlIn, []byte, []byte) error {

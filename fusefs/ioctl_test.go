@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -166,4 +167,53 @@ func TestIoctlsChangeWhatTheKernelChanges(t *testing.T) {
 	m := oracle.Mount(t, "", ours)
 	const times = manifest.Mtime | manifest.Ctime | manifest.Btime
 	oracle.RequireSame(t, wantEntries, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), manifest.All&^times)
+}
+
+// TestTrim: FITRIM makes an image sparse where a removed file was.
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	image := oracle.Mkfs(t, 512*mib)
+	size := func() int64 {
+		var st unix.Stat_t
+		if err := unix.Stat(image, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks * 512
+	}
+	s := serveWritable(t, Options{}, image)
+	if err := os.WriteFile(s.dir+"/f", oracle.Noise(1, 64*mib), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	full := make([]byte, 24)
+	binary.NativeEndian.PutUint64(full[8:], 1<<64-1)
+	trim := func() uint64 {
+		data := append([]byte(nil), full...)
+		if err := ioctlOn(t, s.dir, iocTrim, data); err != nil {
+			t.Fatal(err)
+		}
+		return binary.NativeEndian.Uint64(data[8:])
+	}
+	trim()
+	before := size()
+	if err := os.Remove(s.dir + "/f"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); before-size() < 60*mib; time.Sleep(20 * time.Millisecond) {
+		if n := trim(); n == 0 || time.Now().After(end) {
+			t.Fatalf("%d bytes discarded; the image has %d bytes, %d before", n, size(), before)
+		}
+	}
+	for _, bad := range []struct{ start, length uint64 }{{0, 0}, {1 << 63, 1<<63 + 1}} {
+		data := make([]byte, 24)
+		binary.NativeEndian.PutUint64(data, bad.start)
+		binary.NativeEndian.PutUint64(data[8:], bad.length)
+		if err := ioctlOn(t, s.dir, iocTrim, data); err != unix.EINVAL {
+			t.Errorf("a range of %d bytes at %d: %v, want EINVAL", bad.length, bad.start, err)
+		}
+	}
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Check(t, image)
 }

@@ -43,6 +43,8 @@ Options, after -o and separated by commas:
                           Reads from the kernel's memory do not count
   nodiratime              times of access of directories stay as they are
   compress[-force]=A[:L]  compress what is written: zlib, lzo, zstd, none
+  discard                 give what is freed back to the devices, so that image
+                          files stay sparse (see also the verb trim)
   nodatacow, nodatasum    new files are written in place, have no checksums
   commit=SECONDS          make changes durable at least this often (default 30)
   writeback_cache         let the kernel collect writes: small ones become fast,

@@ -42,7 +42,7 @@ var plainOptions = strings.Fields(`defaults auto noauto user users owner group n
 
 // tuningOptions are btrfs's options that change how the kernel's btrfs works
 // and not what a filesystem is (btrfs(5)): accepted, so that lines of fstab work.
-var tuningOptions = strings.Fields(`datacow datasum nodiscard ssd nossd ssd_spread nossd_spread space_cache nospace_cache clear_cache
+var tuningOptions = strings.Fields(`datacow datasum ssd nossd ssd_spread nossd_spread space_cache nospace_cache clear_cache
 	noautodefrag max_inline thread_pool metadata_ratio noflushoncommit barrier treelog notreelog skip_balance user_subvol_rm_allowed`)
 
 // parseMountOptions reads comma-separated options. With sloppy set, unknown
@@ -99,6 +99,8 @@ func (o *mountOptions) set(name, value string, has bool) (known bool, err error)
 		o.writeback = true
 	case "compress", "compress-force":
 		err = o.compress(name, "zlib")
+	case "discard", "nodiscard":
+		o.open.Discard = name == "discard"
 	case "nodatacow":
 		o.open.NoDataCow = true
 	case "nodatasum":
@@ -145,6 +147,11 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 		o.image.offset = int64(number(63))
 	case "partition":
 		o.image.partition = int(number(16))
+	case "discard":
+		o.open.Discard = true
+		if value != "async" && value != "sync" {
+			err = fmt.Errorf("discard knows async and sync, not %q", value)
+		}
 	case "cache_mib":
 		o.open.CacheBytes = int64(number(32)) << 20
 	case "commit":
@@ -226,6 +233,7 @@ func (o *mountOptions) String() string {
 	flag(o.noExec, "noexec")
 	force := map[bool]string{true: "-force"}[o.open.CompressForce]
 	flag(o.open.Compress != "", "compress"+force+"="+o.open.Compress)
+	flag(o.open.Discard, "discard")
 	flag(o.open.NoDataCow, "nodatacow")
 	flag(o.open.NoDataSum, "nodatasum")
 	flag(o.open.DirtyBytes != 0, fmt.Sprintf("dirty_mib=%d", o.open.DirtyBytes>>20))
