@@ -45,17 +45,6 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// AtimeMode says when reading a file changes its time of access. Only reads
-// that reach the server count: what the kernel has in its memory it does not tell.
-type AtimeMode int
-
-// Modes.
-const (
-	AtimeRelative AtimeMode = iota // if it was changed since the last time, or that was a day ago
-	AtimeAlways                    // mount option strictatime
-	AtimeNever                     // mount option noatime
-)
-
 // Server serves one mount.
 type Server struct {
 	dir    string
