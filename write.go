@@ -374,6 +374,9 @@ func (e *Editor) Rename(ctx context.Context, from, to string, flags RenameFlags)
 	if err == nil {
 		err = e.fs.w.Rename(ctx, fstree.RenameArgs{From: a.Entry(), To: b.Entry(), Flags: flags})
 	}
+	if !a.Exists() {
+		to = from // that is what the error is about
+	}
 	return pathError("rename", to, err)
 }
 
