@@ -47,7 +47,7 @@ const editHelp = `
 Of an image that is not mounted all of it is one transaction: when the command fails
 or is interrupted, or the machine goes down, either everything has happened or
 nothing. Only what is too large for one transaction is made durable piece by
-piece. Of a mounted image (or directory in a mount) the mount's server does it,
+piece, and so is what comes before a snapshot; an error then says so. Of a mounted image (or directory in a mount) the mount's server does it,
 each edit by itself. Paths in the image start at "/"; symbolic links in them are not followed.`
 
 // check says whether there are as many arguments as the verb takes.
@@ -120,7 +120,14 @@ func (i *imageFlags) change(ctx context.Context, a *app, name string, f func(*im
 		m.live.mu.Lock()
 		defer m.live.mu.Unlock()
 	} else {
-		defer func() { err = errors.Join(err, m.FS.Close(), m.Close()) }()
+		before := m.Super().Generation
+		defer func() {
+			closeErr := m.FS.Close() // waits for a commit under way
+			if err != nil && m.Super().Generation != before {
+				err = fmt.Errorf("%w; as far as it came it is done", err)
+			}
+			err = errors.Join(err, closeErr, m.Close())
+		}()
 	}
 	if err := f(m); err != nil {
 		return err
@@ -264,6 +271,9 @@ func splitWords(line string) ([]string, error) {
 
 // number reads a size: bytes, or with a suffix K, M, G or T (of 1024).
 func number(s string) (int64, error) {
+	if s == "" {
+		return 0, usagef("a size is missing")
+	}
 	shift := 0
 	if i := strings.IndexAny(s, "KMGT"); i > 0 && i == len(s)-1 {
 		shift = 10 * (strings.IndexByte("KMGT", s[i]) + 1)

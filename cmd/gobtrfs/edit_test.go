@@ -45,8 +45,10 @@ func TestEditVerbs(t *testing.T) {
 	runVerb(t, "", 0, "setxattr", image, "user.x", "0x6869", "/hello")
 	runVerb(t, "", 0, "truncate", "--size", "5000", image, "/shared")
 	runVerb(t, "# edits\nmkdir '/with blank'\nfallocate --offset 1K --length 1M /big\n", 1, "edit", "--batch", "-", image)
-	runVerb(t, "truncate -s 0 /shared\nfallocate -o 4K -l 64K /shared\nrm -r /a/b/src\n", 0, "edit", "--batch", "-", image)
+	runVerb(t, "truncate -s 0 /shared\nfallocate -o 4K -l 64K /shared\nfallocate -z -o 5000 -l 10K /shared\nfallocate -p -o 8K -l 4K /shared\nrm -r /a/b/src\n", 0, "edit", "--batch", "-", image)
 	runVerb(t, "", 2, "chmod", image, "9", "/hello")
+	runVerb(t, "", 2, "truncate", image, "/hello")
+	runVerb(t, "", 2, "fallocate", "-p", "-z", "-l", "4K", image, "/hello")
 	want := `/  [subvolume 5]
 ├── a
 │   ├── b
@@ -70,6 +72,23 @@ func TestEditVerbs(t *testing.T) {
 		oracle.Scrub(t, m.Dir)
 		m.Unmount()
 	})
+}
+
+// What does not fit says so, with its exit code, and whether part of it is done.
+func TestEditThatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	image := filepath.Join(t.TempDir(), "fs.img")
+	runVerb(t, "", 0, "mkfs", "--size", "128M", image)
+	var out, errOut bytes.Buffer
+	a := newApp(bytes.NewReader(oracle.Noise(1, 140<<20)), &out, &errOut)
+	if code := run(t.Context(), []string{"put", image, "-", "/big"}, a); code != exitNoSpace {
+		t.Errorf("exit code %d", code)
+	}
+	done := strings.Contains(runVerb(t, "", 0, "ls", image), "big")
+	if says := strings.Contains(errOut.String(), "as far as it came it is done"); says != done {
+		t.Errorf("done in part: %v; it says: %s", done, errOut.String())
+	}
+	runVerb(t, "", 0, "check", image)
 }
 
 func TestSplitWords(t *testing.T) {
