@@ -147,7 +147,7 @@ func command(ctx context.Context, name string, args ...string) func() (sample, e
 // makeImage makes a filesystem with one file of random bytes.
 func (b *bench) makeImage(ctx context.Context, image, mnt, sum string) error {
 	script := `truncate -s "$3M" "$1"; mkfs.btrfs -q -m single --csum "$4" "$1"; mkdir "$2"; mount -o loop,noatime "$1" "$2"
-head -c "$5M" /dev/urandom > "$2/data" || { umount "$2"; exit 1; }
+head -c "$5M" /dev/urandom > "$2/data" && sync "$2/data" || { umount "$2"; exit 1; }
 umount "$2"`
 	out, err := exec.CommandContext(ctx, "bash", "-euc", script, "bash", image, mnt, fmt.Sprint(b.mib+512), sum, fmt.Sprint(b.mib)).CombinedOutput()
 	if err != nil {
