@@ -18,7 +18,8 @@ import (
 //   - A name belongs to whoever inserts its entry. That is the first change, so
 //     who comes second has changed nothing.
 //   - Numbers of inodes and indexes are given out under Writer.numbers. Those of
-//     a creation that comes to nothing are not used again.
+//     a creation that comes to nothing are given out again, or left out if others
+//     have come behind them.
 //   - Each adds its own share to the directory's inode.
 //
 // Nobody else sees the tree before all of them are done, so the order of the
@@ -110,7 +111,7 @@ func (o joint) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 	if _, plain := o.w.plain[dirKey{id, dir}]; !plain || typ == disk.FtUnknown || checkName(name) != nil {
 		return 0, errAlone
 	}
-	parent, err := o.parent(ctx, dir, name)
+	parent, err := o.parent(ctx, dir)
 	if err != nil {
 		return 0, err
 	}
@@ -125,6 +126,7 @@ func (o joint) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 	// Behind this the name is ours, and an error is fatal.
 	err = o.j.Insert(ctx, o.t, btree.Item{Key: dirItemKey(dir, name), Data: data})
 	if errors.Is(err, btree.ErrExists) {
+		o.putBack(dir, ino, index)
 		return 0, errAlone
 	}
 	if err == nil {
@@ -146,8 +148,8 @@ func (o joint) create(ctx context.Context, dir disk.ObjectID, name []byte, a Att
 }
 
 // parent reads a directory in which a name is to be made. What may be wrong
-// with either is not for here.
-func (o joint) parent(ctx context.Context, dir disk.ObjectID, name []byte) (item disk.InodeItem, err error) {
+// with it is not for here.
+func (o joint) parent(ctx context.Context, dir disk.ObjectID) (item disk.InodeItem, err error) {
 	ok, err := o.j.Get(ctx, o.t, inodeKey(dir), func(data []byte) (err error) {
 		item, err = disk.ParseInodeItem(data)
 		return err
@@ -155,11 +157,7 @@ func (o joint) parent(ctx context.Context, dir disk.ObjectID, name []byte) (item
 	if err != nil || !ok || item.Mode&modeType != modeDir || item.Nlink == 0 || item.Flags&disk.InodeImmutable != 0 {
 		return item, errAlone
 	}
-	taken, err := o.j.Get(ctx, o.t, dirItemKey(dir, name), func([]byte) error { return nil })
-	if err != nil || taken {
-		err = errAlone
-	}
-	return item, err
+	return item, nil
 }
 
 // take gives out an inode number and a directory's next index, and has a log
@@ -175,6 +173,19 @@ func (o joint) take(dir disk.ObjectID) (ino disk.ObjectID, index uint64, err err
 	n.ino[k.sub], n.index[k] = ino+1, index+1
 	o.renamed(ino)
 	return ino, index, nil
+}
+
+// putBack takes numbers back that were not used, unless others came behind them.
+func (o joint) putBack(dir, ino disk.ObjectID, index uint64) {
+	n, k := &o.w.numbers, dirKey{o.t.ID(), dir}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ino[k.sub] == ino+1 {
+		n.ino[k.sub] = ino
+	}
+	if n.index[k] == index+1 {
+		n.index[k] = index
+	}
 }
 
 // grow changes a directory's inode for a name that it gets. The clock is read

@@ -189,7 +189,7 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 	f.state.init()
 	f.shape.init()
 	f.shape.yields = shapeYields
-	f.state.yields = shapeYields
+	f.state.yields = stateYields
 	f.latches.Init()
 	f.admission.init()
 	f.contents.init()

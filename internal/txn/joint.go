@@ -9,9 +9,14 @@ import (
 	"gobtrfs/internal/space"
 )
 
-// shapeYields is how often a joint operation that waits for another one's
-// change looks again before it sleeps. Most changes take some microseconds.
-const shapeYields = 32
+// How often who waits for the state, or for a joint operation's change, looks
+// again before it sleeps. Most operations and nearly all changes take some
+// microseconds, a look less than one; to put a thread to sleep and wake it takes
+// ten and more in a virtual machine.
+const (
+	stateYields = 32
+	shapeYields = 150
+)
 
 // Joint is an operation that runs beside others of its kind. They know how
 // their changes go together, and work on leaves in place; whoever needs more
