@@ -3,6 +3,7 @@ package btrfs_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -101,6 +102,24 @@ func TestStillContainsEverythingBefore(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// TestStillAfterAFailure: what cannot be written any more can be looked at.
+func TestStillAfterAFailure(t *testing.T) {
+	t.Parallel()
+	oracle.Need(t, oracle.Progs)
+	ctx := context.Background()
+	f, e := openWritable(t, oracle.Mkfs(t, 128<<20))
+	must(t, e.Create(ctx, "/file", btrfs.Attr{Perm: 0o644}))
+	f.Writer().Txn().Fail(errors.New("the device is gone"))
+	looked := false
+	must(t, f.Still(ctx, true, func(context.Context) error {
+		looked = true
+		return nil
+	}))
+	if !looked {
+		t.Error("nobody looked")
+	}
 }
 
 // TestLabel sets labels, and nothing else in a commit.

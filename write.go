@@ -104,7 +104,7 @@ func (f *FS) Sync(ctx context.Context) error {
 // can be compared. Who needs the devices to write to waits; reading goes on. look
 // must not change the filesystem and must not call Sync.
 func (f *FS) Still(ctx context.Context, contents bool, look func(ctx context.Context) error) error {
-	if f.w == nil {
+	if f.w == nil || f.Failed() != nil { // after a failure nothing is written any more
 		return look(ctx)
 	}
 	if err := f.w.Flush(ctx); err != nil {

@@ -89,7 +89,7 @@ func (i *imageFlags) serving(ctx context.Context, a *app, name string) (*liveMou
 
 // open is the filesystem for a verb. What reads sees commits, so there is one.
 func (l *liveMount) open(ctx context.Context) (*image, error) {
-	if l.fs.Writer() != nil {
+	if l.fs.Writer() != nil && l.fs.Failed() == nil {
 		if err := l.fs.Sync(ctx); err != nil {
 			return nil, err
 		}
