@@ -114,7 +114,8 @@ func (g *Group) isUnused() bool {
 // Sparse returns metadata and mixed groups in which no more than limit bytes each
 // are in use and that are not needed: without them half of the rest, which is two
 // groups at least, stays free. They are read-only from now on; empty them, and call
-// ClearReadOnly after the commit that frees what was in them. Call it after a commit.
+// ClearReadOnly after the commit that frees what was in them; or ReclaimDone too, if
+// nothing could be moved. Call it after a commit.
 func (fs *FS) Sparse(limit Bytes) []*Group {
 	i := fs.Metadata()
 	type candidate struct {
@@ -128,7 +129,7 @@ func (fs *FS) Sparse(limit Bytes) []*Group {
 		g.mu.Lock()
 		if g.readOnly == 0 && !g.gone {
 			rest, used, total = rest+1, used+g.used+g.reserved+g.pinned, total+g.chunk.Length
-			if g.used > 0 && g.used <= limit && g.reserved == 0 && g.pinned == 0 && !g.fresh {
+			if g.used > 0 && g.used <= limit && g.reserved == 0 && g.pinned == 0 && !g.fresh && g.failures < reclaimAttempts {
 				cs = append(cs, candidate{g, g.used})
 			}
 		}

@@ -2,7 +2,6 @@ package txn
 
 import (
 	"context"
-	"errors"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/block"
@@ -22,36 +21,41 @@ const (
 	moveNodes = 4
 )
 
-// evacuate copies the nodes out of groups that others have room for. The groups,
-// which are read-only from now on, are empty after the next commit.
-func (f *FS) evacuate(ctx context.Context) ([]*space.Group, error) {
-	groups := f.space.Sparse(sparseNodes * space.Bytes(f.geometry.NodeSize))
-	for _, sg := range groups {
-		at := disk.Key{ObjectID: disk.ObjectID(sg.Chunk().Start)}
-		for more := true; more; {
-			err := f.Do(ctx, moveNodes, space.ClassNoWait, func(ctx context.Context) (err error) {
-				at, more, err = f.moveSome(ctx, at, disk.ObjectID(sg.Chunk().Range().End()))
+// evacuate copies nodes out of groups that others have room for. The groups, which
+// are read-only from now on, are empty after the next commit, if all could go.
+func (f *FS) evacuate(ctx context.Context) (groups []*space.Group, err error) {
+	for _, sg := range f.space.Sparse(sparseNodes * space.Bytes(f.geometry.NodeSize)) {
+		moved := 0
+		at, end := disk.Key{ObjectID: disk.ObjectID(sg.Chunk().Start)}, disk.ObjectID(sg.Chunk().Range().End())
+		for more := true; more && err == nil; {
+			err = f.Do(ctx, moveNodes, space.ClassNoWait, func(ctx context.Context) (err error) {
+				var n int
+				at, n, more, err = f.moveSome(ctx, at, end)
+				moved += n
 				return err
 			})
-			if errors.Is(err, space.ErrNoSpace) {
-				break // it was meant to save some
-			}
-			if err != nil {
-				return groups, err
-			}
 		}
+		if err != nil && f.Err() == nil && context.Cause(ctx) == nil {
+			err = nil // nobody asked for it: what cannot be read, or has no room elsewhere, stays
+		}
+		if moved > 0 {
+			groups = append(groups, sg)
+			continue
+		}
+		sg.ClearReadOnly()
+		sg.ReclaimDone(false)
 	}
-	return groups, nil
+	return groups, err
 }
 
-// moveSome copies the first nodes in the range of keys of extents, and says where
-// it stopped and whether there may be more. What it cannot copy stays.
-func (f *FS) moveSome(ctx context.Context, from disk.Key, end disk.ObjectID) (at disk.Key, more bool, err error) {
-	at = from
-	for n := 0; n < moveNodes; n++ {
+// moveSome copies the first nodes in a range of keys of extents. It says where it
+// stopped, how many it copied, and whether there may be more. What it cannot copy
+// stays.
+func (f *FS) moveSome(ctx context.Context, from disk.Key, end disk.ObjectID) (at disk.Key, moved int, more bool, err error) {
+	for at = from; moved < moveNodes; {
 		it, ok, err := f.extent.Ceil(ctx, at)
 		if err != nil || !ok || it.Key.ObjectID >= end {
-			return at, false, err
+			return at, moved, false, err
 		}
 		k := it.Key
 		at = k.Next()
@@ -60,26 +64,30 @@ func (f *FS) moveSome(ctx context.Context, from disk.Key, end disk.ObjectID) (at
 		}
 		x, err := f.parseExtent(ctx, k, it.Data)
 		if err != nil {
-			return at, false, err
+			return at, moved, false, err
 		}
 		if x.item.Flags&disk.ExtentFlagData != 0 {
-			return at, false, nil // a mixed group, which stays for the data's sake
+			return at, moved, false, nil // a mixed group, which stays for the data's sake
 		}
-		if err := f.moveNode(ctx, x); err != nil {
-			return at, false, err
+		ok, err = f.moveNode(ctx, x)
+		if err != nil {
+			return at, moved, false, err
+		}
+		if ok {
+			moved++
 		}
 	}
-	return at, true, nil
+	return at, moved, true, nil
 }
 
-// moveNode copies a node that one tree uses.
-func (f *FS) moveNode(ctx context.Context, x *extentItem) error {
+// moveNode copies a node, if one tree alone uses it.
+func (f *FS) moveNode(ctx context.Context, x *extentItem) (bool, error) {
 	addr := disk.Logical(x.key.ObjectID)
 	if delta, _, _ := f.refs.pending(addr); delta != 0 || x.item.Refs != 1 || x.item.Flags&disk.ExtentFlagFullBackref != 0 {
-		return nil // going already, or shared
+		return false, nil // going already, or shared
 	}
 	if len(x.inline) != 1 || x.inline[0].Type != disk.KeyTreeBlockRef {
-		return nil
+		return false, nil
 	}
 	level := int(x.key.Offset)
 	if x.info != nil {
@@ -89,19 +97,19 @@ func (f *FS) moveNode(ctx context.Context, x *extentItem) error {
 	if id := x.inline[0].Root; id != disk.TreeRoot {
 		var err error
 		if t, err = f.Tree(ctx, id); err != nil {
-			return err
+			return false, err
 		}
 		if t.item.Refs == 0 {
-			return nil // being dropped
+			return false, nil // being dropped
 		}
 	}
 	n, err := f.cache.Get(ctx, addr, block.Expect{Level: level, Generation: x.item.Generation})
 	if err != nil {
-		return err
+		return false, err
 	}
 	var first disk.Key
 	if n.NrItems() > 0 {
 		first = n.Key(0)
 	}
-	return t.note(t.Own(ctx, first))
+	return true, t.note(t.Own(ctx, first))
 }
