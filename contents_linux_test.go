@@ -257,7 +257,7 @@ func TestContentsAgainstBytes(t *testing.T) {
 				t.Fatal(r.Findings)
 			}
 			if i < 3 {
-				judge(t, save(t, dev))
+				judge(t, save(t, newLayer(dev)))
 			}
 		})
 	}

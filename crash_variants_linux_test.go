@@ -49,7 +49,11 @@ func drawWorkload(seed uint64, rnd *rand.Rand) *crashWorkload {
 		}
 		return c.churn(1, 60, c.kinds(w.variant))
 	}
-	what := rnd.IntN(4)
+	what := rnd.IntN(5)
+	if what == 4 {
+		w.name, w.size, w.bulky, w.run = w.name+", chunks", 1<<30, true, chunkWorkload
+		return w
+	}
 	w.run = func(c *crashRun) error {
 		kinds, fsyncs := c.kinds(w.variant), what%2
 		if what == 3 {

@@ -22,7 +22,8 @@ import (
 type crashWorkload struct {
 	name string
 	*variant
-	size int64 // of a device, in bytes; 0: 256 MiB
+	size  int64 // of a device, in bytes; 0: 256 MiB
+	bulky bool  // files are large and preallocated: Linux is not asked for their contents
 	// before is done before it starts; nil: nothing.
 	before func(c *crashRun) error
 	away   bool // one of the devices is away when it starts
@@ -196,7 +197,7 @@ var crashWorkloads = []crashWorkload{
 		return c.churn(6, 50, append(subvolOps(), nameOps()...))
 	}},
 	{name: "fsync", variant: on(1), run: fsyncWorkload},
-	{name: "chunks", variant: on(1), size: 1 << 30, run: chunkWorkload},
+	{name: "chunks", variant: on(1), size: 1 << 30, bulky: true, run: chunkWorkload},
 	{name: "raid1", variant: on(2, "-d", "raid1", "-m", "raid1"), run: func(c *crashRun) error {
 		return c.churn(5, 40, opKinds())
 	}},
@@ -212,9 +213,9 @@ var crashWorkloads = []crashWorkload{
 			return err
 		})
 	}},
-	{name: "full", variant: on(1, "-m", "single"), size: 128 << 20, run: fullWorkload},
+	{name: "full", variant: on(1, "-m", "single"), size: 128 << 20, bulky: true, run: fullWorkload},
 	{name: "big transaction", variant: on(1, "-n", "4096"), run: func(c *crashRun) error {
-		for i := range 2000 / c.part {
+		for i := range 800 / c.part {
 			name := fmt.Sprint("/", i)
 			if err := c.e.Create(c.ctx, name, btrfs.Attr{Perm: 0o600}); err != nil {
 				return err
@@ -226,7 +227,7 @@ var crashWorkloads = []crashWorkload{
 		if err := c.sync(); err != nil {
 			return err
 		}
-		for i := range 1500 / c.part {
+		for i := range 600 / c.part {
 			if err := c.e.Remove(c.ctx, fmt.Sprint("/", i)); err != nil {
 				return err
 			}

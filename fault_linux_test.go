@@ -24,7 +24,7 @@ import (
 var (
 	faultSeed  = flag.Uint64("fault.seed", 1, "seed of the workloads in which device operations fail, and of the kinds of failure")
 	faultPart  = flag.Int("fault.part", 4, "how small a part of each workload is done: one in so many rounds")
-	faultSteps = flag.Int("fault.steps", 12, "device operations of each workload that fail, one in each run; 0: all of them")
+	faultSteps = flag.Int("fault.steps", 12, "device operations of each workload that fail, one in each run, in one of the ways; 0: all of them, in all ways")
 )
 
 // fault is the failure of one device operation.
@@ -135,21 +135,22 @@ func faultsOf(t *testing.T, w *crashWorkload, nr uint64) {
 	var none fault
 	x.whole(&none)
 	total := none.n.Load()
-	step := int64(1)
+	step, ways := int64(1), len(faultKinds)
 	if *faultSteps > 0 {
-		step = max(1, total/int64(*faultSteps))
+		step, ways = max(1, total/int64(*faultSteps)), 1
 	}
 	runs, told := 0, 0
 	start := time.Now()
 	for at := 1 + int64(*faultSeed)%step; at <= total; at += step {
-		kind := &faultKinds[(uint64(at)+*faultSeed)%uint64(len(faultKinds))]
-		f := &fault{at: at, cause: kind.cause, short: kind.short, forEver: kind.forEver}
-		runs++
-		if x.run(f) {
-			told++
+		for way := range ways {
+			kind := &faultKinds[(way+int(at)+int(*faultSeed))%len(faultKinds)]
+			runs++
+			if x.run(&fault{at: at, cause: kind.cause, short: kind.short, forEver: kind.forEver}) {
+				told++
+			}
 		}
 	}
-	t.Logf("%d device operations, %d failed, one in a run; %d runs were told; %v", total, runs, told, time.Since(start).Round(time.Millisecond))
+	t.Logf("%d device operations, %d runs in which one failed, %d were told of it; %v", total, runs, told, time.Since(start).Round(time.Millisecond))
 }
 
 // whole runs the workload without a fault.

@@ -164,4 +164,7 @@ func TestMemoryClone(t *testing.T) {
 	if _, err := c.ReadAt(b, 70_000); err != nil || string(b) != "before" {
 		t.Errorf("clone has %q, %v", b, err)
 	}
+	if at, n := c.Written(); len(at) != 1 || at[0] != 64<<10 || n != 64<<10 {
+		t.Errorf("written are %d bytes at %d", n, at)
+	}
 }

@@ -1,6 +1,10 @@
 package blockdev
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 const memoryPageSize = 64 << 10
 
@@ -109,6 +113,17 @@ func (m *Memory) Clone() *Memory {
 		c.pages[i] = &p
 	}
 	return c
+}
+
+// Written lists offsets of ranges of n bytes in rising order, the last of which may
+// reach behind the device's end: what lies outside them reads as zeros.
+func (m *Memory) Written() (offsets []int64, n int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, i := range slices.Sorted(maps.Keys(m.pages)) {
+		offsets = append(offsets, i*memoryPageSize)
+	}
+	return offsets, memoryPageSize
 }
 
 // Size is the size in bytes.

@@ -144,8 +144,8 @@ func Verify(ctx context.Context, vol *volume.Volume, o Options) (*Report, error)
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
-	if why := vol.ReadOnly(); o.Repair && len(why) > 0 {
-		return nil, fmt.Errorf("repair: %w: %s", volume.ErrReadOnly, why[0])
+	if err := vol.MayWrite(); o.Repair && err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
 	}
 	store, err := openTrees(ctx, vol)
 	if err != nil {

@@ -175,8 +175,8 @@ func Open(ctx context.Context, v *volume.Volume, cache *block.Cache, o Options) 
 		o.DirtyNodeBytes = DefaultDirtyNodeBytes
 	}
 	sb := v.Super()
-	if why := v.ReadOnly(); len(why) > 0 {
-		return nil, fmt.Errorf("%w: %s", volume.ErrReadOnly, why[0])
+	if err := v.MayWrite(); err != nil {
+		return nil, err
 	}
 	f := &FS{
 		vol: v, cache: cache, opts: o, geometry: sb.Geometry(), nodeFSID: sb.NodeFSID(),

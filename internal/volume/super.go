@@ -149,6 +149,11 @@ func sameFilesystem(a, b *disk.Superblock) bool {
 // the copies of that filesystem the newest counts.
 func (v *Volume) deviceSuper(d blockdev.Device, only int) (*disk.Superblock, error) {
 	copies := ReadSuperCopies(d)
+	for _, c := range copies {
+		if failed := (*DeviceError)(nil); errors.As(c.Err, &failed) {
+			v.unread = append(v.unread, c.Err)
+		}
+	}
 	if only > 0 {
 		if only >= len(copies) {
 			return nil, fmt.Errorf("%s: no room for superblock copy %d: %w", d.Name(), only, ErrNotBtrfs)

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -49,6 +50,7 @@ type Volume struct {
 	fsids    []disk.UUID                     // that nodes may carry: the volume's own first, then its seeds'
 	notices  []Notice                        // immutable after Open
 	readOnly []string                        // why it may only be read; immutable after Open
+	unread   []error                         // superblocks that could not be read; immutable after Open
 }
 
 // Open reads the superblocks of devs, assembles the filesystem that the first
@@ -96,6 +98,17 @@ func (v *Volume) Notices() []Notice { return v.notices }
 // ReadOnly says why the filesystem may only be read; empty when it may be
 // written.
 func (v *Volume) ReadOnly() []string { return v.readOnly }
+
+// MayWrite fails with ErrReadOnly and the reason if the filesystem may only be
+// read. Where a device failed that is part of the reason, and the error wraps
+// its own.
+func (v *Volume) MayWrite() error {
+	if len(v.readOnly) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%w: %s", ErrReadOnly, v.readOnly[0])
+	return errors.Join(append([]error{err}, v.unread...)...)
+}
 
 // DeviceInfo describes one member.
 type DeviceInfo struct {

@@ -19,8 +19,8 @@ import (
 // REQUIRES: nobody reads or writes the same range at the same time. With parity
 // profiles the range is whole sectors.
 func (v *Volume) Write(ctx context.Context, l disk.Logical, buf []byte) error {
-	if len(v.readOnly) > 0 {
-		return fmt.Errorf("write logical %d: %w: %s", uint64(l), ErrReadOnly, v.readOnly[0])
+	if err := v.MayWrite(); err != nil {
+		return fmt.Errorf("write logical %d: %w", uint64(l), err)
 	}
 	c, off, err := v.find(l, len(buf))
 	if err != nil {
@@ -124,8 +124,8 @@ func (v *Volume) Sync() error {
 // device gets its own device item, from items by id, or as it was when items
 // has none. Super is sb afterwards.
 func (v *Volume) WriteSuper(ctx context.Context, sb *disk.Superblock, items map[disk.DevID]disk.DevItem) error {
-	if len(v.readOnly) > 0 {
-		return fmt.Errorf("write superblock: %w: %s", ErrReadOnly, v.readOnly[0])
+	if err := v.MayWrite(); err != nil {
+		return fmt.Errorf("write superblock: %w", err)
 	}
 	for _, mirrors := range [...][]int{{0}, {1, 2}} {
 		if err := ctx.Err(); err != nil {
@@ -177,8 +177,8 @@ func (d *device) writeSuper(sb *disk.Superblock, item disk.DevItem, mirror int) 
 // What the log refers to must be durable before. Super stays as it is. items
 // are as for WriteSuper.
 func (v *Volume) WriteLogSuper(ctx context.Context, sb *disk.Superblock, items map[disk.DevID]disk.DevItem) error {
-	if len(v.readOnly) > 0 {
-		return fmt.Errorf("write superblock: %w: %s", ErrReadOnly, v.readOnly[0])
+	if err := v.MayWrite(); err != nil {
+		return fmt.Errorf("write superblock: %w", err)
 	}
 	for _, d := range v.devices {
 		if err := ctx.Err(); err != nil {
