@@ -75,7 +75,7 @@ func crashStatesOf(t *testing.T, w *crashWorkload, seed uint64, rnd *rand.Rand) 
 	c := newCrash(t, w, rnd, before, recordWorkload(t, w, before.clone(), rnd))
 	recorded := time.Since(start)
 	c.run(*crashStates)
-	if c.states < *crashStates/2 {
+	if c.states < min(*crashStates, len(c.log.events))/2 {
 		t.Errorf("%d states of %d", c.states, *crashStates)
 	}
 	t.Logf("-crash.seed=%d, %s, degraded: %v: %d events, %d commits, %d states, %d exported, %d torn rows; recorded in %v, judged in %v",
@@ -196,7 +196,9 @@ func (c *crash) judge(at int, s crashState, what string) {
 	if !slices.ContainsFunc(c.log.commits[oldest:], func(k committed) bool { return bytes.Equal(k.files, files) }) {
 		t.Fatalf("event %d, %s: shows none of the commits from %d on; from that one differ\n%s", at, what, oldest, differing(c.log.commits[oldest].files, files))
 	}
-	c.check(at, s, what, true)
+	// Reading the files has verified their contents. All copies and parity, which
+	// take most of the time, are looked at now and then.
+	c.check(at, s, what, len(c.open) == 0 || c.states%4 == 0)
 	if float64(c.states*c.exports) > (float64(c.exported)+c.first)*float64(*crashStates) {
 		c.exported++
 		c.export(s)
