@@ -99,7 +99,7 @@ func TestSameInputGivesSameBytes(t *testing.T) {
 	for _, base := range []Options{
 		{UUID: testUUID},
 		{Time: time.Unix(1_700_000_000, 0), Compress: "zstd:3"},
-		{UUID: testUUID, Compress: "lzo", Shrink: true, Features: []string{"^no-holes"}},
+		{UUID: testUUID, Compress: "lzo", Shrink: true, Free: 3 << 20, Features: []string{"^no-holes"}},
 		{Reproducible: true, Compress: "zlib:6", Shrink: true, Subvolumes: []Subvolume{{Path: "many"}, {Path: "sizes", ReadOnly: true}}},
 	} {
 		t.Run(fmt.Sprint(base.Compress, base.Shrink), func(t *testing.T) {
