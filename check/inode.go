@@ -29,7 +29,7 @@ type inodeState struct {
 	end      uint64 // of the last one
 	gap      uint64 // start of the first gap between two extents; noGap
 	overlap  uint64 // start of the first extent that overlaps; noGap
-	inline   uint64 // length of the inline extent
+	inline   uint64 // length of the inline extent as the target of a link
 	where    disk.Logical
 }
 

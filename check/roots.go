@@ -121,9 +121,11 @@ func (c *checker) checkRootItem(r *rootRecord, at Place) {
 	if files && it.RootDirID != disk.RootDirObjectID {
 		bad("the top directory of a subvolume", fmt.Sprint(uint64(disk.RootDirObjectID)), fmt.Sprint(uint64(it.RootDirID)))
 	}
-	// A snapshot's key has the transaction that made it.
+	// A snapshot's key has the transaction that made it, and so has that of the
+	// data relocation tree which btrfs-convert makes.
 	switch offset := r.key.Offset; {
 	case offset == 0 || id == disk.TreeReloc:
+	case id == disk.TreeDataReloc && offset <= uint64(c.sb.Generation):
 	case !id.IsSubvolume() || id == disk.TreeFS:
 		bad("the offset in the key of a root item", "0", fmt.Sprint(offset))
 	case offset > uint64(c.sb.Generation) || it.OTransID != 0 && offset != uint64(it.OTransID):

@@ -1,6 +1,7 @@
 package fstree
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -286,7 +287,7 @@ func (s *Store) mixedSums(ctx context.Context, at disk.Logical, n uint64) ([]byt
 	return sums, nil
 }
 
-// Readlink reads the target of a symbolic link.
+// Readlink reads the target of a symbolic link; it ends before the first NUL.
 func (v *Subvol) Readlink(ctx context.Context, ino disk.ObjectID) ([]byte, error) {
 	k := disk.Key{ObjectID: ino, Type: disk.KeyExtentData}
 	data, ok, err := v.items.get(ctx, k)
@@ -308,5 +309,6 @@ func (v *Subvol) Readlink(ctx context.Context, ino disk.ObjectID) ([]byte, error
 	if err := r.readInline(&e, target, 0); err != nil {
 		return nil, err
 	}
+	target, _, _ = bytes.Cut(target, []byte{0}) // btrfs-convert stores it with a NUL behind it
 	return target, nil
 }
