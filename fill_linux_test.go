@@ -85,7 +85,7 @@ func oneSpare(t *testing.T, f *btrfs.FS) {
 	t.Helper()
 	empty := make(map[disk.BlockGroupFlags]int)
 	for _, g := range f.SpaceGroups() {
-		if g.Used == 0 && g.Type.Type() != disk.BlockGroupMixed {
+		if g.Used == 0 {
 			if empty[g.Type]++; empty[g.Type] > 1 {
 				t.Errorf("%d empty groups of type %v", empty[g.Type], g.Type)
 			}
