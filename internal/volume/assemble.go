@@ -205,7 +205,7 @@ func (a *assembly) setDevices(items []disk.DevItem, o Options) error {
 		v.notice(Notice{Kind: NoticeDeviceCount, Text: fmt.Sprintf("the superblock counts %d devices, the chunk tree has %d", a.sb.NumDevices, n)})
 	}
 	if len(missing) > 0 && !o.Degraded {
-		return errors.Join(append(missing, v.unread...)...)
+		return errors.Join(missing...)
 	}
 	return nil
 }

@@ -658,3 +658,17 @@ func TestWriteSuperFails(t *testing.T) {
 		t.Errorf("copy 0 could not be written: err = %v", err)
 	}
 }
+
+// Where a superblock cannot be read the error that this leads to says so.
+func TestUnreadableSuperblock(t *testing.T) {
+	one := openFiles(t, oracle.Mkfs(t, 192<<20))[0]
+	v := mustOpen(t, []blockdev.Device{&failing{one, 64 << 10, 68 << 10}}, Options{})
+	if err := v.MayWrite(); !errors.Is(err, ErrReadOnly) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("copy 0 cannot be read: %v", err)
+	}
+	devs := openFiles(t, oracle.MkfsN(t, 2, 192<<20, "-d", "raid0", "-m", "raid0")...)
+	_, err := Open(t.Context(), []blockdev.Device{devs[0], &failing{devs[1], 0, 192 << 20}}, Options{})
+	if !errors.Is(err, ErrMissingDevice) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a device cannot be read: %v", err)
+	}
+}

@@ -80,7 +80,8 @@ func Open(ctx context.Context, devs []blockdev.Device, o Options) (*Volume, erro
 	}
 	v.super.Store(sb)
 	if err := v.loadChunks(ctx, sb, members, o); err != nil {
-		return nil, err
+		// What is missing may be a device that failed.
+		return nil, errors.Join(append([]error{err}, v.unread...)...)
 	}
 	if len(v.damage) > 0 {
 		v.forbidWriting("the chunk tree is damaged")
