@@ -29,7 +29,7 @@ type inodeState struct {
 	end      uint64 // of the last one
 	gap      uint64 // start of the first gap between two extents; noGap
 	overlap  uint64 // start of the first extent that overlaps; noGap
-	inline   uint64 // length of the inline extent as the target of a link
+	inline   uint64 // length of the inline extent
 	where    disk.Logical
 }
 
@@ -45,6 +45,7 @@ const (
 	hasVerity
 	hasSelfRef
 	hasCompressed
+	hasNUL  // at the end of the inline extent
 	partial // some of it could not be read
 )
 
@@ -252,7 +253,9 @@ func (r *inodeRules) contents(s *inodeState, bad badFunc) {
 	if t == modeLink && s.extents > 1 {
 		bad(CodeFileExtent, "a symbolic link has more than one file extent", "1", fmt.Sprint(s.extents))
 	}
-	if t == modeLink && (s.has&hasInline == 0 || s.inline != s.size) {
+	// btrfs-convert stores the NUL behind the target too.
+	whole := s.inline == s.size || s.has&hasNUL != 0 && s.inline == s.size+1
+	if t == modeLink && (s.has&hasInline == 0 || !whole) {
 		bad(CodeInodeItem, "a symbolic link's size is not the length of its target", fmt.Sprint(s.inline), fmt.Sprint(s.size))
 	}
 	if r.noHoles {

@@ -193,8 +193,8 @@ func (l *fileLeaf) extent(k disk.Key, b []byte) {
 	if f.Type == disk.FileExtentInline {
 		s.has |= hasInline
 		s.inline = f.RAMBytes
-		if n := len(f.Inline); f.Compression == disk.CompressNone && n > 1 && f.Inline[n-1] == 0 {
-			s.inline-- // btrfs-convert stores the NUL behind a link's target too
+		if n := len(f.Inline); n > 0 && f.Inline[n-1] == 0 {
+			s.has |= hasNUL
 		}
 		s.found += f.RAMBytes
 		s.extent(k.Offset, k.Offset+l.c.roundUp(f.RAMBytes))
