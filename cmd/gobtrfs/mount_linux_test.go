@@ -53,6 +53,7 @@ func TestMount(t *testing.T) {
 		{"metrics and top", metricsAndTop},
 		{"as an ordinary user", mountAsAnOrdinaryUser},
 		{"by mount(8) and fstab", mountByMount8AndFstab},
+		{"in two namespaces", mountInTwoNamespaces},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -689,6 +690,40 @@ func mountByMount8AndFstab(t *testing.T, bin string) {
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != exitMount || !strings.Contains(string(out), "no btrfs superblock") {
 		t.Errorf("what is no filesystem: %v: %s", err, out)
 	}
+}
+
+// mountInTwoNamespaces: a mount namespace that was made meanwhile has the mount,
+// too. umount does not wait for that.
+func mountInTwoNamespaces(t *testing.T, bin string) {
+	r := newRig(t, bin)
+	r.mount()
+	other := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; read line")
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	said, code := r.run("umount", r.dir)
+	if code != 0 || !strings.Contains(said, "another mount namespace") || r.gone(0) {
+		t.Errorf("umount exits with %d and says %q", code, said)
+	}
+	in.Close()
+	if err := other.Wait(); err != nil && other.ProcessState.ExitCode() != 1 {
+		t.Error(err)
+	}
+	if !r.gone(10 * time.Second) {
+		t.Error("the server goes on without any mount")
+	}
+	oracle.Check(t, r.img)
 }
 
 func TestMountInfoLines(t *testing.T) {

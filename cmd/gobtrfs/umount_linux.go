@@ -47,7 +47,41 @@ func (a *app) umount(ctx context.Context, dir string, lazy bool) error {
 	if err != nil || lazy {
 		return err
 	}
-	return server.wait(ctx)
+	err = server.wait(ctx, m)
+	var elsewhere mountedElsewhereError
+	if errors.As(err, &elsewhere) {
+		fmt.Fprintf(a.errOut, "gobtrfs: warning: %s: %v\n", dir, err)
+		return nil
+	}
+	return err
+}
+
+// mountedElsewhereError says that a mount is gone here and goes on in another
+// mount namespace, for as long as that has it.
+type mountedElsewhereError struct{ proc string }
+
+func (e mountedElsewhereError) Error() string {
+	return "process " + e.proc + " is in another mount namespace that has the mount, too; its server goes on"
+}
+
+// elsewhere finds a process that still has a mount.
+func elsewhere(m mountEntry) error {
+	procs, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, p := range procs {
+		info, err := os.ReadFile(p)
+		if err != nil {
+			continue // it has ended, or is none of our business
+		}
+		for line := range strings.Lines(string(info)) {
+			if e, ok := parseMountInfo(line); ok && e.fsType == mountType && e.connection == m.connection {
+				return mountedElsewhereError{filepath.Base(filepath.Dir(p))}
+			}
+		}
+	}
+	return nil
 }
 
 // findMount finds what is mounted on dir, the topmost if several are.
@@ -169,14 +203,24 @@ func servesMount(proc, fd string, m mountEntry) bool {
 	return err == nil && strings.HasSuffix(string(args), "\x00"+m.dir+"\x00")
 }
 
-// waitStepMS is how often the wait looks at its context.
-const waitStepMS = 100
+// waitStepMS is how often the wait looks at its context. After waitAlone steps it
+// looks whether others have the mount.
+const (
+	waitStepMS = 100
+	waitAlone  = 20
+)
 
-func (s serverProcess) wait(ctx context.Context) error {
+// wait waits for the end of the server of a mount that was just taken away.
+func (s serverProcess) wait(ctx context.Context, m mountEntry) error {
 	if s.fd < 0 {
 		return nil
 	}
-	for {
+	for step := 1; ; step++ {
+		if step%waitAlone == 0 {
+			if err := elsewhere(m); err != nil {
+				return err
+			}
+		}
 		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, waitStepMS)
 		if err != nil && !errors.Is(err, unix.EINTR) {
