@@ -214,8 +214,9 @@ func (fs *FS) roomAfterLocked(c *Chunk) []Bytes {
 	return free
 }
 
-// nextLogical is the end of the highest chunk, those included whose removal is
-// not yet durable.
+// nextLogical is behind the highest chunk, those included whose removal is not
+// yet durable, and aligned: chunks that btrfs-convert makes end anywhere, and
+// Linux aligns tree blocks to the start of their group only.
 func (fs *FS) nextLogical() disk.Logical {
 	end := disk.Logical(deviceStart)
 	if gs := *fs.groups.Load(); len(gs) > 0 {
@@ -226,7 +227,7 @@ func (fs *FS) nextLogical() disk.Logical {
 	for _, l := range fs.leaving {
 		end = max(end, l.chunk.Range().End())
 	}
-	return end
+	return disk.Logical(roundUp(Bytes(end), stripeLen))
 }
 
 // ensureSystem fills system with what a chunk of so many stripes can cost in

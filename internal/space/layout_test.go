@@ -401,3 +401,16 @@ func overSuper(c *Chunk, p *disk.Profile, at Bytes) bool {
 	}
 	return false
 }
+
+// New chunks are aligned, whatever the one before is.
+func TestChunksBehindOddEnds(t *testing.T) {
+	s := newSim(t, simConfig{})
+	at := s.nextLogical()
+	c := Chunk{Start: at, Flags: disk.BlockGroupData, Length: 6713344, StripeSize: 6713344, Stripes: []Stripe{{1, 50 << 30}}}
+	s.must(s.AddGroup(GroupSpec{Chunk: c}))
+	for _, r := range s.write(s.Data(), GiB) {
+		if g := s.Group(r.Start); g.Chunk().Start != at && g.Chunk().Start%disk.Logical(stripeLen) != 0 {
+			t.Fatalf("a chunk at %d", g.Chunk().Start)
+		}
+	}
+}
