@@ -67,8 +67,12 @@ func (f *FS) openWriter(ctx context.Context, o Options) error {
 			tx.Close()
 			return fmt.Errorf("replay the log: %w", err)
 		}
-		base = f.Store()
 	}
+	if err := tx.RebuildFreeSpaceTree(ctx); err != nil {
+		tx.Close()
+		return err
+	}
+	base = f.Store()
 	f.w = fstree.NewWriter(tx, base, fstree.WriterOptions{
 		Compress: spec, CompressForce: o.CompressForce, NoDataCow: o.NoDataCow, NoDataSum: o.NoDataSum, DirtyBytes: o.DirtyBytes,
 	})

@@ -192,7 +192,7 @@ func (f *FS) loadGroup(ctx context.Context, m *disk.ChunkMapping) (*group, error
 		spec.Chunk.Stripes = append(spec.Chunk.Stripes, space.Stripe{Dev: s.DevID, Off: space.Physical(s.Offset)})
 	}
 	yield := func(r space.Range) { spec.Free = append(spec.Free, r) }
-	if f.fst != nil {
+	if f.fst.valid() {
 		err = f.fst.ranges(ctx, g, yield)
 	} else {
 		err = f.complement(ctx, g, yield)

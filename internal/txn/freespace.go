@@ -18,6 +18,10 @@ import (
 type freeTree struct {
 	tree   *Tree
 	sector uint64
+	// partial: the tree is not valid, and keeps the groups below upTo only. Of the
+	// writer.
+	partial bool
+	upTo    disk.Logical
 }
 
 // spans says how many bytes one full bitmap covers.
@@ -55,7 +59,7 @@ func (t *freeTree) give(ctx context.Context, g *group, start disk.Logical, n uin
 }
 
 func (t *freeTree) change(ctx context.Context, g *group, start disk.Logical, n uint64, free bool) error {
-	if t == nil {
+	if t.ignores(g) {
 		return nil
 	}
 	info, err := t.info(ctx, g)
@@ -225,13 +229,18 @@ func (t *freeTree) changeBits(ctx context.Context, g *group, start, n uint64, fr
 	return neighbours - 1, nil
 }
 
+// mostExtents is the number of extents beyond which bitmaps are smaller.
+func (t *freeTree) mostExtents(g *group) uint64 {
+	maps := (g.length + t.span() - 1) / t.span()
+	return maps * (disk.FreeSpaceBitmapSize + disk.ItemHeaderSize) / disk.ItemHeaderSize
+}
+
 // convert switches a group between extents and bitmaps when the other form is
 // smaller (thresholds: set_free_space_tree_thresholds, Linux 6.18: bitmaps when
 // the extents' keys would take more than all bitmaps of the group, back at 100
 // extents less).
 func (t *freeTree) convert(ctx context.Context, g *group, info disk.FreeSpaceInfo) error {
-	maps := (g.length + t.span() - 1) / t.span()
-	high := maps * (disk.FreeSpaceBitmapSize + disk.ItemHeaderSize) / disk.ItemHeaderSize
+	high := t.mostExtents(g)
 	low := high - min(high, 100)
 	bitmaps := info.Flags&disk.FreeSpaceUsingBitmaps != 0
 	switch {
@@ -308,7 +317,7 @@ func (t *freeTree) clear(ctx context.Context, g *group) error {
 
 // create enters a new group: all of it is free.
 func (t *freeTree) create(ctx context.Context, g *group) error {
-	if t == nil {
+	if t.ignores(g) {
 		return nil
 	}
 	if err := t.tree.Insert(ctx, infoKey(g), disk.FreeSpaceInfo{ExtentCount: 1}.Append(nil)); err != nil {
@@ -319,7 +328,7 @@ func (t *freeTree) create(ctx context.Context, g *group) error {
 
 // remove forgets a group.
 func (t *freeTree) remove(ctx context.Context, g *group) error {
-	if t == nil {
+	if t.ignores(g) {
 		return nil
 	}
 	return t.clear(ctx, g)

@@ -289,7 +289,7 @@ func (f *FS) loadTrees(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.fst = &freeTree{tree: t, sector: uint64(f.geometry.SectorSize)}
+		f.fst = &freeTree{tree: t, sector: uint64(f.geometry.SectorSize), partial: sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0}
 	}
 	return nil
 }
@@ -301,8 +301,8 @@ func (f *FS) gate() error {
 	switch {
 	case sb.LogRoot != 0 && !f.opts.Replay:
 		return unsupported("a filesystem with a pending log tree that is not to be replayed")
-	case sb.CompatROFlags&disk.CompatROFreeSpaceTree != 0 && sb.CompatROFlags&disk.CompatROFreeSpaceTreeValid == 0:
-		return unsupported("a filesystem whose free-space tree is not valid")
+	case sb.IncompatFlags&disk.IncompatMixedBackref == 0:
+		return unsupported("a filesystem with extent references of version 0 (from before Linux 2.6.31)")
 	}
 	return f.gateMembers()
 }
