@@ -150,7 +150,7 @@ func TestWritersAtTheEnd(t *testing.T) {
 	}
 	m := inMemory(t, 160<<20)
 	f, e := editDevice(t, m, btrfs.Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	var full atomic.Int64
 	var wg sync.WaitGroup
