@@ -36,8 +36,8 @@ const (
 	aheadPause = 32
 )
 
-// ahead is what is known of how small files are read, and the one goroutine
-// that stores some.
+// ahead is what is known of how small files are read. At most one goroutine
+// stores some.
 type ahead struct {
 	mu     sync.Mutex
 	dir    place  // where the last file that was read has its name; protected by mu, as what follows
@@ -46,8 +46,6 @@ type ahead struct {
 	window int    // how many to store next
 	pause  int    // how many reads to let pass
 	busy   bool
-
-	work sync.WaitGroup
 }
 
 // next notes that a file was asked for, and says behind which index of its
@@ -106,7 +104,7 @@ func (s *server) storeAhead(f *btrfs.File) {
 	if n == 0 {
 		return
 	}
-	s.ahead.work.Go(func() { s.ahead.done(s.store(dir, after, n)) })
+	s.work.Go(func() { s.ahead.done(s.store(dir, after, n)) })
 }
 
 // store puts the small files among n names behind an index into the kernel's memory. It

@@ -41,7 +41,7 @@ func TestSmallFilesAreThereBeforeTheyAreRead(t *testing.T) {
 			if b, err := os.ReadFile(fmt.Sprintf("%s/%d/%d", s.dir, d, i)); err != nil || !bytes.Equal(b, body(d, i)) {
 				t.Errorf("file %d of %d: %d bytes, %v", i, d, len(b), err)
 			}
-			s.server.ahead.work.Wait() // how fast each is does not matter here
+			s.server.work.Wait() // how fast each is does not matter here
 		}
 	}
 	reads := uint64(0)

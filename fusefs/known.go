@@ -1,6 +1,9 @@
 package fusefs
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // known counts the lookups of each node that the kernel has not taken back. As
 // long as there is one the kernel has the inode in its memory, and a program may
@@ -9,7 +12,18 @@ import "sync"
 // inode of which the kernel keeps about a kilobyte.
 //
 // A nil *known counts nothing.
-type known struct{ shards [knownShards]knownShard }
+type known struct {
+	full   func()       // is called when there are more than next; any number of times
+	next   atomic.Int64 // changed by prune
+	total  atomic.Int64 // nodes
+	shards [knownShards]knownShard
+}
+
+func newKnown(limit int64, full func()) *known {
+	k := &known{full: full}
+	k.next.Store(limit)
+	return k
+}
 
 const knownShards = 64
 
@@ -25,13 +39,38 @@ func (k *known) add(id nodeID) {
 	if k == nil || id == 0 {
 		return
 	}
-	s := k.shard(id)
+	if k.shard(id).add(id) && k.total.Add(1) > k.next.Load() {
+		k.full()
+	}
+}
+
+// add says whether the node is new.
+func (s *knownShard) add(id nodeID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lookups == nil {
 		s.lookups = map[nodeID]uint64{}
 	}
 	s.lookups[id]++
+	return s.lookups[id] == 1
+}
+
+// some is n nodes or so, whichever.
+func (k *known) some(n int) []uint64 {
+	out := make([]uint64, 0, max(n, 0)+knownShards)
+	for i := range k.shards {
+		s := &k.shards[i]
+		s.mu.Lock()
+		each := n/knownShards + 1
+		for id := range s.lookups {
+			if each--; each < 0 {
+				break
+			}
+			out = append(out, uint64(id))
+		}
+		s.mu.Unlock()
+	}
+	return out
 }
 
 // has says whether the kernel knows a node.
@@ -53,5 +92,8 @@ func (k *known) forget(id nodeID, n uint64) (last bool) {
 		return false
 	}
 	delete(s.lookups, id)
+	if have > 0 {
+		k.total.Add(-1)
+	}
 	return have > 0
 }

@@ -39,8 +39,12 @@ type server struct {
 
 	table  table
 	known  *known // nil: read-only
+	inodes int64  // that the kernel may know
 	ahead  ahead  // of a read-only mount
-	recent [recentFiles]atomic.Pointer[btrfs.File]
+
+	pruning atomic.Bool
+	work    sync.WaitGroup // notifications of the kernel; no more start when it has ended
+	recent  [recentFiles]atomic.Pointer[btrfs.File]
 
 	statfs func(context.Context) (spaceTotals, error)
 }
@@ -61,10 +65,10 @@ func newServer(ctx context.Context, sub *btrfs.Subvolume, log *faults, o *Option
 	if err != nil {
 		return nil, err
 	}
-	s := &server{ctx: ctx, fs: sub.FS(), sub: sub, top: placeOf(root), faults: log}
+	s := &server{ctx: ctx, fs: sub.FS(), sub: sub, top: placeOf(root), faults: log, inodes: o.Inodes}
 	s.advice.wanted()
 	if w := s.fs.Writer(); w != nil {
-		s.known = &known{}
+		s.known = newKnown(o.Inodes, s.prune)
 		r := newReadWrite(s, w)
 		r.atime, r.noDirAtime = o.Atime, o.NoDirAtime
 		s.RawFileSystem = r

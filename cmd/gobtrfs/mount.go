@@ -49,7 +49,10 @@ Options, after -o and separated by commas:
   commit=SECONDS          make changes durable at least this often (default 30)
   writeback_cache         let the kernel collect writes: small ones become fast,
                           but "no space" is reported as late as at close
-  cache_mib=N, dirty_mib=N  memory for tree blocks, for contents not yet written
+  cache_mib=N, dirty_mib=N  memory for tree blocks, and for contents and tree
+                          blocks not yet written (default 256, 128)
+  inodes=N                how many the kernel may keep in memory, at some 40 bytes
+                          of the server's each (default 2097152)
   fsname=NAME             what df(1) shows as the device
   log=FILE                log to a file, to "syslog" or to "stderr"
 

@@ -251,7 +251,7 @@ func (r *mountRequest) fuseOptions(log *slog.Logger) fusefs.Options {
 	o := fusefs.Options{
 		Source: r.o.source, AllowOther: r.o.allowOther, Suid: r.o.suid, Dev: r.o.dev, NoExec: r.o.noExec,
 		Direct: os.Geteuid() == 0, Log: log, WritebackCache: r.o.writeback,
-		Atime: r.o.atime, NoDirAtime: r.o.noDirAtime,
+		Atime: r.o.atime, NoDirAtime: r.o.noDirAtime, Inodes: r.o.inodes,
 	}
 	if o.Source == "" {
 		o.Source = r.image

@@ -26,7 +26,7 @@ func memoryIsBounded(t *testing.T, bin string) {
 	const cache, dirty = 16, 16 // MiB
 	const limit = 128           // MiB: these, as much again before it is collected, and buffers of requests
 	r := newRigOf(t, bin, 4<<30)
-	r.mount("-o", fmt.Sprintf("cache_mib=%d,dirty_mib=%d", cache, dirty))
+	r.mount("-o", fmt.Sprintf("cache_mib=%d,dirty_mib=%d,inodes=5000", cache, dirty))
 	var work sync.WaitGroup
 	for g := range 4 {
 		work.Go(func() { // contents, written over again so that the image stays small

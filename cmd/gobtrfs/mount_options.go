@@ -13,6 +13,10 @@ import (
 	"gobtrfs/fusefs"
 )
 
+// leastDirtyNodes is the least memory for tree blocks that are changed, in
+// bytes: with less every few changes would be a commit.
+const leastDirtyNodes = 8 << 20
+
 // mountOptions are what the -o options say.
 type mountOptions struct {
 	readOnly, remount bool
@@ -31,6 +35,7 @@ type mountOptions struct {
 
 	atime      fusefs.AtimeMode
 	noDirAtime bool
+	inodes     int64
 
 	ignored []string // options that mean nothing here
 }
@@ -160,6 +165,9 @@ func (o *mountOptions) setValue(name, value string) (known bool, err error) {
 		err = o.compress(name, value)
 	case "dirty_mib":
 		o.open.DirtyBytes = number(32) << 20
+		o.open.DirtyNodeBytes = max(int64(o.open.DirtyBytes), leastDirtyNodes)
+	case "inodes":
+		o.inodes = int64(number(40))
 	case "fsname":
 		o.source = value
 	case "log":
@@ -237,6 +245,7 @@ func (o *mountOptions) String() string {
 	flag(o.open.NoDataCow, "nodatacow")
 	flag(o.open.NoDataSum, "nodatasum")
 	flag(o.open.DirtyBytes != 0, fmt.Sprintf("dirty_mib=%d", o.open.DirtyBytes>>20))
+	flag(o.inodes != 0, fmt.Sprintf("inodes=%d", o.inodes))
 	flag(o.open.CommitInterval != 0, fmt.Sprintf("commit=%d", o.open.CommitInterval/time.Second))
 	flag(o.writeback, "writeback_cache")
 	flag(o.atime == fusefs.AtimeNever, "noatime")

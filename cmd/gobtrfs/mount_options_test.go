@@ -51,15 +51,16 @@ func TestMountOptions(t *testing.T) {
 		{list: "compress=zstd:3,ssd,commit=5", want: mountOptions{
 			open: btrfs.Options{Compress: "zstd:3", CommitInterval: 5 * time.Second}, ignored: []string{"ssd"},
 		}},
-		{list: "compress-force=lzo,nodatasum,nodatacow,dirty_mib=8,writeback_cache", want: mountOptions{
-			open:      btrfs.Options{Compress: "lzo", CompressForce: true, NoDataSum: true, NoDataCow: true, DirtyBytes: 8 << 20},
-			writeback: true,
+		{list: "compress-force=lzo,nodatasum,nodatacow,dirty_mib=9,writeback_cache,inodes=5", want: mountOptions{
+			open:      btrfs.Options{Compress: "lzo", CompressForce: true, NoDataSum: true, NoDataCow: true, DirtyBytes: 9 << 20, DirtyNodeBytes: 9 << 20},
+			writeback: true, inodes: 5,
 		}},
 		{list: "discard", want: mountOptions{open: btrfs.Options{Discard: true}}},
 		{list: "nodiscard,discard=async", want: mountOptions{open: btrfs.Options{Discard: true}}},
 		{list: "discard,nodiscard"},
 		{list: "discard=often", err: "discard knows async and sync"},
 		{list: "compress,compress=no,commit=0", want: mountOptions{open: btrfs.Options{Compress: "none"}}},
+		{list: "dirty_mib=1", want: mountOptions{open: btrfs.Options{DirtyBytes: 1 << 20, DirtyNodeBytes: leastDirtyNodes}}},
 		{list: "ro,rw"},
 		{list: "rw,ro", want: mountOptions{readOnly: true}},
 		{list: "compress=brotli", err: "brotli"},
