@@ -44,7 +44,14 @@ func kernelNumbers(t *testing.T, image string) []string {
 	m := oracle.Mount(t, "", oracle.Copy(t, image))
 	m.AllowLog("qgroup scan", "a rescan says that it is done")
 	oracle.Run(t, "btrfs", "quota", "rescan", "-w", m.Dir)
-	var out []string
+	out := shownNumbers(t, m)
+	m.Unmount()
+	return out
+}
+
+// shownNumbers are the numbers that the kernel has.
+func shownNumbers(t *testing.T, m *oracle.Mounted) (out []string) {
+	t.Helper()
 	for _, line := range strings.Split(oracle.Run(t, "btrfs", "qgroup", "show", "--raw", m.Dir), "\n") {
 		var id string
 		var rfer, excl uint64
@@ -52,7 +59,6 @@ func kernelNumbers(t *testing.T, image string) []string {
 			out = append(out, fmt.Sprintf("%s %d %d", id, rfer, excl))
 		}
 	}
-	m.Unmount()
 	return out
 }
 
@@ -69,6 +75,35 @@ func TestQuotasBesideKernel(t *testing.T) {
 		if want, got := kernelNumbers(t, ours[0]), quotaNumbers(t, ours[0]); !slices.Equal(want, got) {
 			t.Errorf("qgroup, referenced, exclusive:\n%v, the kernel counts\n%v", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
+		if t.Failed() {
+			t.Fatalf("round %d", round)
+		}
+		ours, theirs = theirs, ours
+	}
+}
+
+// Simple quotas beside the kernel: our check, and a btrfs check that knows them,
+// compare the numbers with the owners of the extents, which both sides go on from.
+func TestSimpleQuotasBesideKernel(t *testing.T) {
+	oracle.Need(t, oracle.Mounting...)
+	t.Logf("-edit.seed=%d", *editSeed)
+	v := &variant{devices: 1, flags: true, simple: true}
+	ours, theirs := v.make(t, 512<<20), v.make(t, 512<<20)
+	for _, image := range []string{ours[0], theirs[0]} {
+		f, _ := openWith(t, image, btrfs.Options{})
+		must(t, f.EnableQuota(t.Context(), true))
+		must(t, f.Sync(t.Context()))
+		must(t, f.Close())
+	}
+	gen := &opMaker{rnd: rand.New(rand.NewPCG(*editSeed, 6))}
+	for round := range *editRounds {
+		editRound(t, v, gen, ours, theirs, round)
+		v.check(t, theirs)
+		m := v.mounted(t, ours, "ro")
+		if want, got := shownNumbers(t, m), quotaNumbers(t, ours[0]); !slices.Equal(want, got) {
+			t.Errorf("qgroup, referenced, exclusive:\n%v, the kernel shows\n%v", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		m.Unmount()
 		if t.Failed() {
 			t.Fatalf("round %d", round)
 		}
