@@ -33,8 +33,8 @@ func (r *readWrite) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 }
 
 // dropPrivileges is what writing takes away; bits says that the writer may not
-// keep set-uid and set-gid. Of a direct write the kernel forgets that the mode
-// may have changed, so it is told.
+// keep set-uid and set-gid. The kernel forgets that the mode may have changed, of
+// a direct write and of fallocate, so it is told.
 func (r *readWrite) dropPrivileges(ctx context.Context, p place, id uint64, bits bool) error {
 	if bits {
 		item, err := r.inode(p)
@@ -111,7 +111,7 @@ func (r *readWrite) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 		}
 		// No flag says whether the caller may keep the bits (CAP_FSETID), as one
 		// does for WRITE.
-		if err := r.w.DropPrivileges(ctx, p.subvol, p.ino, in.Uid != 0); err != nil {
+		if err := r.dropPrivileges(ctx, p, in.NodeId, in.Uid != 0); err != nil {
 			return err
 		}
 		keepSize := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
@@ -156,7 +156,7 @@ func (r *readWrite) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (
 		if n == 0 || in.OffIn%sector != 0 || in.OffOut%sector != 0 {
 			return syscall.EOPNOTSUPP
 		}
-		if err := r.w.DropPrivileges(ctx, to.subvol, to.ino, in.Uid != 0); err != nil {
+		if err := r.dropPrivileges(ctx, to, in.NodeIdOut, in.Uid != 0); err != nil {
 			return err
 		}
 		err = r.w.CloneRange(ctx, fstree.CloneArgs{

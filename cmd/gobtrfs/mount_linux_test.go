@@ -504,6 +504,17 @@ func verbsThroughTheMount(t *testing.T, bin string) {
 	say("no errors found", "scrub", r.img)
 	say("", "label", r.dir, "a new label")
 	say("a new label", "label", r.img)
+	image, err := os.OpenFile(r.img, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = image.WriteAt(make([]byte, 4096), 64<<20) // the second superblock
+	if err := errors.Join(err, image.Close()); err != nil {
+		t.Fatal(err)
+	}
+	say("1 errors found, 0 not corrected", "scrub", "--repair", r.dir)
+	say("no errors found", "scrub", r.dir)
+	say("trimmed", "trim", r.dir)
 	r.read("later", "from outside\n")
 	r.read("file", "from outside\n")
 	if _, err := os.Stat(r.dir + "/new"); !errors.Is(err, os.ErrNotExist) {
