@@ -48,6 +48,22 @@ func (r *readWrite) dropPrivileges(ctx context.Context, p place, id uint64, bits
 	return r.w.DropPrivileges(ctx, p.subvol, p.ino, bits)
 }
 
+// dropCallers is dropPrivileges for requests that do not say whether the caller
+// may keep the bits (CAP_FSETID), as WRITE does: root may. Set-gid of a file that
+// its group may not run goes too if the caller is not in that group, as far as
+// we are told of his groups.
+func (r *readWrite) dropCallers(ctx context.Context, p place, id uint64, caller *fuse.Caller) error {
+	if err := r.dropPrivileges(ctx, p, id, caller.Uid != 0); err != nil || caller.Uid == 0 {
+		return err
+	}
+	item, err := r.inode(p)
+	if kept := item.Mode &^ unix.S_ISGID; err == nil && kept != item.Mode && item.Mode&unix.S_IFMT == unix.S_IFREG && item.GID != caller.Gid {
+		err = r.w.SetAttr(ctx, p.subvol, p.ino, fstree.Change{Mode: &kept})
+		r.s.kernel.InodeNotify(id, attributesOnly, 0)
+	}
+	return err
+}
+
 // attributesOnly is the offset that InodeNotify takes for "no pages": those may
 // be locked by the very request that is being answered.
 const attributesOnly = -1
@@ -109,9 +125,7 @@ func (r *readWrite) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 		if in.Mode&^known != 0 {
 			return syscall.EOPNOTSUPP
 		}
-		// No flag says whether the caller may keep the bits (CAP_FSETID), as one
-		// does for WRITE.
-		if err := r.dropPrivileges(ctx, p, in.NodeId, in.Uid != 0); err != nil {
+		if err := r.dropCallers(ctx, p, in.NodeId, &in.Caller); err != nil {
 			return err
 		}
 		keepSize := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
@@ -156,7 +170,7 @@ func (r *readWrite) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (
 		if n == 0 || in.OffIn%sector != 0 || in.OffOut%sector != 0 {
 			return syscall.EOPNOTSUPP
 		}
-		if err := r.dropPrivileges(ctx, to, in.NodeIdOut, in.Uid != 0); err != nil {
+		if err := r.dropCallers(ctx, to, in.NodeIdOut, &in.Caller); err != nil {
 			return err
 		}
 		err = r.w.CloneRange(ctx, fstree.CloneArgs{

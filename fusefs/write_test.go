@@ -351,6 +351,7 @@ func TestWritersLosePrivileges(t *testing.T) {
 		"allocate": {"fallocate", "-l", "8192", ""},
 		"zero":     {"fallocate", "-z", "-l", "4096", ""},
 		"punch":    {"fallocate", "-p", "-l", "4096", ""},
+		"sgid":     {"fallocate", "-l", "8192", ""},
 		"acl":      {"setfacl", "-m", "u:0:rwx", ""},
 	} {
 		path := filepath.Join(s.dir, name)
@@ -363,6 +364,9 @@ func TestWritersLosePrivileges(t *testing.T) {
 				t.Fatal(err)
 			}
 			mode = 0o2777
+		}
+		if name == "sgid" { // which the group cannot run
+			mode, want = 0o2666, 0o666
 		}
 		if err := unix.Chmod(path, mode); err != nil {
 			t.Fatal(err)
