@@ -291,7 +291,7 @@ func tmpfile(name, kinds string, linkable bool) opKind {
 				case err != nil:
 				case q.Exists():
 					err = unix.EEXIST
-				case !linkable:
+				case q.Sub != sub && !linkable:
 					err = unix.ENOENT
 				case q.Sub != sub:
 					err = unix.EXDEV
