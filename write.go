@@ -307,6 +307,8 @@ func (e *Editor) Link(ctx context.Context, target, path string) error {
 	case err != nil:
 	case p.Exists():
 		err = syscall.EEXIST
+	case len(p.Name) > disk.MaxNameLen:
+		err = syscall.ENAMETOOLONG
 	case p.Sub != t.Sub || t.Child != 0:
 		err = e.linkAcross(ctx, p, target)
 	default:

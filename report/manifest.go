@@ -118,6 +118,7 @@ func (w *describer) entry(f *btrfs.File, path string) (manifest.Entry, error) {
 			}
 			e.Xattrs[x.Name] = x.Value
 		}
+		applyProperty(&e)
 	}
 	switch {
 	case e.Type == 'l':
@@ -130,6 +131,23 @@ func (w *describer) entry(f *btrfs.File, path string) (manifest.Entry, error) {
 		return e, w.hash(f, &e)
 	}
 	return e, nil
+}
+
+// applyProperty shows the flag that goes with the property of compression: Linux
+// gives it to an inode that it reads, whatever the inode says. What says nothing
+// are the top directories of subvolumes that inherited the property.
+func applyProperty(e *manifest.Entry) {
+	const compressed, not = 0x4, 0x400 // FS_COMPR_FL, FS_NOCOMP_FL
+	value := string(e.Xattrs["btrfs.compression"])
+	if value == "" || e.Type != 'f' && e.Type != 'd' {
+		return
+	}
+	e.Has |= manifest.Flags
+	if e.Flags &^= compressed | not; value == "no" || value == "none" {
+		e.Flags |= not
+	} else {
+		e.Flags |= compressed
+	}
 }
 
 func (w *describer) hash(f *btrfs.File, e *manifest.Entry) error {
