@@ -31,6 +31,6 @@
 // which kernel and server name an inode. A "stub" is the empty directory that
 // stands for a subvolume which a snapshot did not take along.
 //
-// Lock order: the mutexes of table, known, faults and readWrite are leaves; no
+// Lock order: the mutexes of table, known, ahead, faults and readWrite are leaves; no
 // I/O happens under any.
 package fusefs
