@@ -2,6 +2,7 @@ package fstree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -99,10 +100,9 @@ func isOnDisk(fe *disk.FileExtent) bool { return fe.Type != disk.FileExtentInlin
 
 // apply makes the changes to one subvolume.
 func (l *logWriter) apply(ctx context.Context, id disk.ObjectID, over *overlay) error {
-	patches := over.items.Items()
+	patches, most := over.items.Items(), replayBatch
 	for len(patches) > 0 {
-		batch := patches[:min(replayBatch, len(patches))]
-		patches = patches[len(batch):]
+		batch := patches[:min(most, len(patches))]
 		// Each may bring an item and one of checksums.
 		err := l.tx.Do(ctx, 2*len(batch)+1, space.ClassNormal, func(ctx context.Context) error {
 			t, err := l.tx.Tree(ctx, id)
@@ -119,9 +119,14 @@ func (l *logWriter) apply(ctx context.Context, id disk.ObjectID, over *overlay) 
 			t.Touch()
 			return nil
 		})
+		if errors.Is(err, space.ErrNoSpace) && len(batch) > 1 {
+			most = len(batch) / 2 // nothing was changed; with large nodes the promise for a batch is large
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		patches = patches[len(batch):]
 	}
 	return nil
 }
