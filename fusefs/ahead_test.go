@@ -41,7 +41,7 @@ func TestSmallFilesAreThereBeforeTheyAreRead(t *testing.T) {
 			if b, err := os.ReadFile(fmt.Sprintf("%s/%d/%d", s.dir, d, i)); err != nil || !bytes.Equal(b, body(d, i)) {
 				t.Errorf("file %d of %d: %d bytes, %v", i, d, len(b), err)
 			}
-			s.server.work.Wait() // how fast each is does not matter here
+			waitUntil(t, "the next files are stored", s.server.ahead.idle) // how fast each is does not matter here
 		}
 	}
 	reads := uint64(0)
@@ -53,6 +53,12 @@ func TestSmallFilesAreThereBeforeTheyAreRead(t *testing.T) {
 	if reads > dirs*files/5 {
 		t.Errorf("%d requests for %d files", reads, dirs*files)
 	}
+}
+
+func (a *ahead) idle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.busy
 }
 
 func TestReadingAheadFollowsWhatIsRead(t *testing.T) {
