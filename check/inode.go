@@ -236,6 +236,9 @@ func (r *inodeRules) contents(s *inodeState, bad badFunc) {
 		if t != modeDir && s.nbytes != 0 {
 			bad(CodeInodeNbytes, "an inode without contents has a disk usage", "0", fmt.Sprint(s.nbytes))
 		}
+		if t != modeDir && s.size != 0 {
+			bad(CodeInodeItem, "an inode without contents has a size", "0", fmt.Sprint(s.size))
+		}
 		return
 	}
 	if s.found != s.nbytes {
