@@ -70,8 +70,8 @@ func notReconstructed(said []string) []string {
 }
 
 var (
-	mirrorSum   = regexp.MustCompile(`^original: mirror [2-9] bytenr \d+ csum 0x\w+ expected csum 0x\w+$`)
-	mirrorError = regexp.MustCompile(`^original: (ERROR: errors found in csum tree|found \d+ bytes used, error\(s\) found|exit status 1)$`)
+	mirrorSum   = regexp.MustCompile(`^(original|lowmem): mirror [2-9] bytenr \d+ csum 0x\w+ expected csum 0x\w+$`)
+	mirrorError = regexp.MustCompile(`^(original|lowmem): (ERROR: errors found in csum tree|found \d+ bytes used, error\(s\) found|exit status 1)$`)
 )
 
 // TestFalseAlarms makes what btrfs check gives false alarms of, with the kernel
