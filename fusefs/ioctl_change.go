@@ -108,7 +108,8 @@ func (r *readWrite) ioctlSetFlags(p place, in *fuse.IoctlIn, data, _ []byte) err
 	return r.setFlags(p, in, binary.NativeEndian.Uint32(data))
 }
 
-// setFlags is chattr(1).
+// setFlags is chattr(1). The kernel does not take it for a change of ctime, so it
+// is told.
 func (r *readWrite) setFlags(p place, in *fuse.IoctlIn, want uint32) error {
 	item, err := r.inode(p)
 	if err != nil {
@@ -120,7 +121,11 @@ func (r *readWrite) setFlags(p place, in *fuse.IoctlIn, want uint32) error {
 	if (want^fstree.FileFlags(&item))&privilegedFlags != 0 && in.Uid != 0 {
 		return syscall.EPERM
 	}
-	return r.w.SetFlags(r.s.ctx, p.subvol, p.ino, want)
+	if err := r.w.SetFlags(r.s.ctx, p.subvol, p.ino, want); err != nil {
+		return err
+	}
+	r.s.kernel.InodeNotify(in.NodeId, attributesOnly, 0)
+	return nil
 }
 
 // ioctlFSSetXattr sets what FSGETXATTR shows and leaves the other flags. btrfs

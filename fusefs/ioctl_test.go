@@ -169,6 +169,42 @@ func TestIoctlsChangeWhatTheKernelChanges(t *testing.T) {
 	oracle.RequireSame(t, wantEntries, oracle.HostManifest(t, m.Dir, oracle.HostOptions{}), manifest.All&^times)
 }
 
+// TestFlagsChangeCtime: both ioctls that set flags change ctime, also of a file
+// whose attributes the kernel remembers.
+func TestFlagsChangeCtime(t *testing.T) {
+	t.Parallel()
+	s := serveWritable(t, Options{}, oracle.Mkfs(t, 256*mib))
+	path := s.dir + "/f"
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctime := func() time.Time {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(st.Ctim.Unix())
+	}
+	noAtime := binary.NativeEndian.AppendUint32(nil, 0x40) // FS_XFLAG_NOATIME
+	for _, set := range []struct {
+		name string
+		call func()
+	}{
+		{"FSSETXATTR", func() {
+			if err := ioctlOn(t, path, iocFSSetXattr, noAtime); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"SETFLAGS", func() { oracle.Run(t, "chattr", "-A", path) }},
+	} {
+		before := ctime()
+		set.call()
+		if now := ctime(); !now.After(before) {
+			t.Errorf("%s: ctime %v, before it %v", set.name, now, before)
+		}
+	}
+}
+
 // TestTrim: FITRIM makes an image sparse where a removed file was.
 func TestTrim(t *testing.T) {
 	t.Parallel()
