@@ -75,14 +75,16 @@ func (r *readWrite) changingIoctl(in *fuse.IoctlIn, data, out []byte) (status fu
 
 // ioctlTrim is FITRIM, which fstrim(8) makes: struct fstrim_range is start,
 // length, and the shortest piece, and the length that comes back is what was
-// discarded.
+// discarded. As in Linux a range of logical addresses that no chunk has is no
+// error, however far it is, unless it starts at the last address of all.
 func (r *readWrite) ioctlTrim(_ place, in *fuse.IoctlIn, data, out []byte) error {
 	if err := rootOnlyChange(in); err != nil {
 		return err
 	}
 	ne := binary.NativeEndian
 	start, length, least := ne.Uint64(data), ne.Uint64(data[8:]), ne.Uint64(data[16:])
-	if length < r.w.Txn().SectorSize() || length != math.MaxUint64 && start+length < start {
+	overflows := length != math.MaxUint64 && start+length < start
+	if start == math.MaxUint64 || length < r.w.Txn().SectorSize() || overflows {
 		return syscall.EINVAL
 	}
 	trimmed, err := r.s.fs.Trim(r.s.ctx, btrfs.TrimOptions{Start: disk.Logical(start), Length: length, Minimum: least})
