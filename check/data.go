@@ -18,17 +18,21 @@ func (c *checker) verifyData() error {
 	}
 	var mu sync.Mutex
 	var lost []dataRange
-	var differ []Finding // copies without checksums that differ: it matters once a file has written there
+	parity := make(map[uint64]bool) // starts of ranges of which only the parity is in doubt
+	var differ []Finding            // copies, or parity, of data without checksums: it matters once a file has written there
 	r, err := scrub.Verify(c.ctx, c.vol, scrub.Options{
 		Workers: c.o.Workers,
 		Problem: func(p scrub.Problem) {
 			f := dataFinding(&p)
 			mu.Lock()
 			defer mu.Unlock()
-			asks := f.Code == CodeDataBad || f.Code == CodeMirrorsDiffer
-			if asks && len(lost) < maxRanges {
-				lost = append(lost, dataRange{start: uint64(p.Logical), length: p.Length})
-				if f.Code == CodeMirrorsDiffer {
+			differs := p.Kind == scrub.KindNoSum || p.Kind == scrub.KindParityNoSum
+			if (differs || f.Code == CodeDataBad) && len(lost) < maxRanges {
+				at := uint64(p.Logical)
+				only, known := parity[at]
+				parity[at] = p.Kind == scrub.KindParityNoSum && (only || !known)
+				lost = append(lost, dataRange{start: at, length: p.Length})
+				if differs {
 					differ = append(differ, f)
 					return
 				}
@@ -50,7 +54,7 @@ func (c *checker) verifyData() error {
 			c.stats.Verified += d.DataBytesScrubbed
 		}
 	}
-	return c.lostFiles(lost, differ)
+	return c.lostFiles(lost, parity, differ)
 }
 
 // dataFinding says one problem; it has no code if another part of the check has
@@ -60,7 +64,7 @@ func dataFinding(p *scrub.Problem) Finding {
 	switch {
 	case p.Kind == scrub.KindSuper:
 		// checkSupers has said so
-	case p.Kind == scrub.KindParity:
+	case p.Kind == scrub.KindParity || p.Kind == scrub.KindParityNoSum:
 		f.Code = CodeParity
 	case p.Kind == scrub.KindNoSum:
 		f.Code = CodeMirrorsDiffer
@@ -76,10 +80,11 @@ func dataFinding(p *scrub.Problem) Finding {
 	return f
 }
 
-// lostFiles names the files that use data of which no copy is known to be good,
+// lostFiles names the files that use data of which no copy is known to be good
+// (parity says of which ranges that is not so, and only the parity in doubt),
 // and reports those of differ that files have written to. Preallocated space
-// has no contents, so its copies may differ.
-func (c *checker) lostFiles(lost []dataRange, differ []Finding) error {
+// has no contents, so its copies may differ and its parity is nobody's.
+func (c *checker) lostFiles(lost []dataRange, parity map[uint64]bool, differ []Finding) error {
 	if len(lost) == 0 {
 		return nil
 	}
@@ -107,6 +112,10 @@ func (c *checker) lostFiles(lost []dataRange, differ []Finding) error {
 					written[r.start] = true
 				}
 				mu.Unlock()
+				bad = slices.DeleteFunc(slices.Clone(bad), func(r dataRange) bool { return parity[r.start] })
+				if len(bad) == 0 {
+					continue
+				}
 				c.find.add(Finding{Code: CodeDataBad, Place: Place{Tree: n.Owner(), Inode: uint64(k.ObjectID), Key: keyOf(k), Logical: disk.Logical(bad[0].start)},
 					What: fmt.Sprintf("a file has %d bad blocks between its bytes %d and %d", len(bad), k.Offset, k.Offset+f.NumBytes)})
 			}

@@ -1,9 +1,9 @@
 package scrub
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"slices"
 
 	"gobtrfs/disk"
 	"gobtrfs/internal/raid6"
@@ -147,6 +147,31 @@ func (w *worker) rebuildGranule(ctx context.Context, u *unit, x *piece, o uint64
 	w.s.report(p)
 }
 
+// column is what one sector's height of a row holds: parity is computed column
+// by column, so only where something is in use does it stand for anything. Who
+// writes a part of a row leaves the other columns as they were.
+type column struct {
+	summed bool // a tree block or data with a checksum is in it
+	plain  bool // data without a checksum is in it, or space that is only preallocated
+}
+
+func (w *worker) columns(u *unit) []column {
+	sector := uint64(w.s.geo.SectorSize)
+	out := make([]column, disk.StripeLen/sector)
+	for i := range u.pieces {
+		x := &u.pieces[i]
+		for at := x.off; at < x.off+x.length; at += sector {
+			c := &out[at%disk.StripeLen/sector]
+			if x.tree || x.sums != nil {
+				c.summed = true
+			} else {
+				c.plain = true
+			}
+		}
+	}
+	return out
+}
+
 // rowParity compares the parity with the data of a row. While a data stripe is
 // wrong nothing can be said.
 func (w *worker) rowParity(u *unit, data, parity []rowStripe) {
@@ -155,7 +180,6 @@ func (w *worker) rowParity(u *unit, data, parity []rowStripe) {
 			return
 		}
 	}
-	unsure := slices.ContainsFunc(u.pieces, func(x piece) bool { return !x.tree && x.sums == nil })
 	bufs := make([][]byte, len(data))
 	for i := range data {
 		bufs[i] = data[i].buf
@@ -167,19 +191,64 @@ func (w *worker) rowParity(u *unit, data, parity []rowStripe) {
 	if err := raid6.Generate(bufs, fresh[0], fresh[1]); err != nil {
 		return
 	}
+	var columns []column
 	for i := range parity {
-		p := &parity[i]
-		if p.bad || string(p.buf) == string(fresh[i]) {
+		if p := &parity[i]; !p.bad && !bytes.Equal(p.buf, fresh[i]) {
+			if columns == nil {
+				columns = w.columns(u)
+			}
+			w.badParity(u, p, fresh[i], columns)
+		}
+	}
+}
+
+// badParity reports the columns in which a parity stripe is not fresh, as it
+// should be, those that are alike and follow each other at once.
+func (w *worker) badParity(u *unit, p *rowStripe, fresh []byte, columns []column) {
+	sector := uint64(w.s.geo.SectorSize)
+	differs := func(k int) bool {
+		lo := uint64(k) * sector
+		return !bytes.Equal(p.buf[lo:lo+sector], fresh[lo:lo+sector])
+	}
+	for k := 0; k < len(columns); {
+		c, first := columns[k], k
+		for k < len(columns) && columns[k] == c && differs(k) {
+			k++
+		}
+		if k == first {
+			k++
 			continue
 		}
-		x := Problem{Kind: KindParity, Dev: p.place.Dev, Physical: p.place.Off, Logical: u.start, Length: disk.StripeLen, What: "parity " + p.place.Parity + " is not that of the data", Correctable: true}
+		lo, hi := uint64(first)*sector, uint64(k)*sector
+		x := Problem{Kind: KindParity, Dev: p.place.Dev, Physical: p.place.Off + lo, Logical: u.start, Length: hi - lo,
+			What: "parity " + p.place.Parity + " is not that of the data", Correctable: !c.plain}
 		switch {
-		case unsure:
-			// The data may be what is wrong.
-			x.Correctable, x.What = false, x.What+", and part of that has no checksum to tell which is right"
+		case !c.summed && !c.plain:
+			continue
+		case !c.summed:
+			w.plainParity(u, x, lo, hi)
+			continue
+		case c.plain: // the data may be what is wrong
+			x.What += ", and part of that has no checksum to tell which is right"
 		case w.s.o.Repair:
-			x.Corrected, x.What = w.rewrite(x.Dev, x.Physical, fresh[i], x.What)
+			x.Corrected, x.What = w.rewrite(x.Dev, x.Physical, fresh[lo:hi], x.What)
 		}
 		w.s.report(x)
+	}
+}
+
+// plainParity reports p, about columns [lo, hi) that hold data without checksums
+// only, for each sector that is in use there.
+func (w *worker) plainParity(u *unit, p Problem, lo, hi uint64) {
+	p.Kind, p.What = KindParityNoSum, p.What+", and there is no checksum to tell which is right"
+	p.Length = uint64(w.s.geo.SectorSize)
+	for i := range u.pieces {
+		x := &u.pieces[i]
+		for at := x.off; at < x.off+x.length; at += p.Length {
+			if in := at % disk.StripeLen; lo <= in && in < hi {
+				p.Logical = u.start + disk.Logical(at)
+				w.s.report(p)
+			}
+		}
 	}
 }

@@ -55,7 +55,10 @@ const (
 	KindData   Kind = "data"
 	KindNoSum  Kind = "data-without-checksum" // its copies differ
 	KindParity Kind = "parity"
-	KindRead   Kind = "read" // the device did not give the bytes
+	// KindParityNoSum: parity of nothing but data without checksums, or of space
+	// that is only preallocated, which may have none.
+	KindParityNoSum Kind = "parity-without-checksum"
+	KindRead        Kind = "read" // the device did not give the bytes
 )
 
 // Problem is one bad block of one copy.
@@ -284,7 +287,7 @@ func (s *scrubber) report(p Problem) {
 		switch {
 		case p.Corrected:
 			d.stats.CorrectedErrors++
-		case p.Kind == KindNoSum || p.Kind == KindParity && !p.Correctable:
+		case p.Kind == KindNoSum || p.Kind == KindParityNoSum || p.Kind == KindParity && !p.Correctable:
 			d.stats.UnverifiedErrors++
 		case !p.Correctable:
 			d.stats.UncorrectableErrors++
