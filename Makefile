@@ -26,6 +26,7 @@ race: export CGO_ENABLED = 1
 race:
 	GOMAXPROCS=1 $(GO) test -race -short -count=1 $(call present,$(RACE1))
 	GOMAXPROCS=2 $(GO) test -race -short -count=1 $(call present,$(RACE))
+	GOMAXPROCS=2 $(GO) test -race -short -count=1 -run TestManyEditors -stress.time=60s .
 fuzz:
 	.ci/fuzz $(FUZZTIME) $(FUZZN) $(FUZZFROM)
 lint:
