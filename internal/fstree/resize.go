@@ -52,17 +52,9 @@ func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint
 			err = w.doData(ctx, sub, itemsWrite+batch, 2*w.tx.SectorSize(), step)
 		} else {
 			batch = truncateFew
-			err = w.tx.Do(ctx, itemsWrite+batch, space.ClassSteal, func(ctx context.Context) error {
-				e, err := w.edit(ctx, sub)
-				if err != nil {
-					return err
-				}
-				err = step(ctx, &fileEdit{edit: e, avail: new(uint64)})
-				if errors.Is(err, errNoPromise) {
-					err = full
-				}
-				return err
-			})
+			if err = w.doPaid(ctx, sub, itemsWrite+batch, space.ClassSteal, new(uint64), step); errors.Is(err, errNoPromise) {
+				err = full
+			}
 		}
 		if full == nil && errors.Is(err, syscall.ENOSPC) {
 			full, err = err, nil
@@ -74,8 +66,8 @@ func (w *Writer) Truncate(ctx context.Context, sub, ino disk.ObjectID, size uint
 	return nil
 }
 
-// errNoPromise is why a truncation that was promised no room for contents changes
-// nothing: it would write some.
+// errNoPromise is why a truncation or a hole that was promised no room for contents,
+// or for more items, changes nothing: it would need some.
 var errNoPromise = fmt.Errorf("no contents were promised: %w", syscall.ENOSPC)
 
 // truncate is an operation of Truncate. It says whether the file has the size.
@@ -248,7 +240,8 @@ func (f *fileEdit) zeroTail(ctx context.Context, size uint64) error {
 }
 
 // PunchHole makes a range of a file read as zeros and gives its space back, in
-// several operations if it has many extents. The size stays.
+// several operations if it has many extents. The size stays. Where there is no space
+// it fails with ENOSPC if sectors at the range's edges have to be written anew.
 func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
 	if off > math.MaxInt64 || n > math.MaxInt64-off || n == 0 {
 		return fmt.Errorf("hole of %d bytes at %d: %w", n, off, syscall.EINVAL)
@@ -258,22 +251,58 @@ func (w *Writer) PunchHole(ctx context.Context, sub, ino disk.ObjectID, off, n u
 		return err
 	}
 	defer w.unlock(held)
-	return w.punch(ctx, sub, ino, off, n)
+	return w.punch(ctx, sub, ino, off, n, punchReserve)
 }
 
-// punch is PunchHole of a file that is settled.
-func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint64) error {
+// punchRoom is what an operation that punches has room for.
+type punchRoom int
+
+const (
+	punchAll     punchRoom = iota
+	punchItems             // no contents: whole sectors only
+	punchReserve           // nor items, but for the global reserve: there may not be more of them
+)
+
+// batch is how many extents an operation removes. With little room it is small, or
+// the room would not do for its worst case.
+func (r punchRoom) batch(w *Writer) int {
+	if r == punchAll {
+		return w.batch()
+	}
+	return truncateFew
+}
+
+// punch is PunchHole of a file that is settled. When there is no space it goes on
+// with less room, down to least.
+func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint64, least punchRoom) error {
 	stop := off + n // what lies behind is done
+	room := punchAll
+	var full error // why there is no space
 	for done := false; !done; {
-		err := w.doData(ctx, sub, itemsWrite+w.batch(), 3*w.tx.SectorSize(), func(ctx context.Context, f *fileEdit) error {
+		step := func(ctx context.Context, f *fileEdit) error {
 			if _, err := f.open(ctx, ino); err != nil {
 				return err
 			}
 			var err error
-			stop, done, err = f.punch(ctx, off, off+n, stop)
+			stop, done, err = f.punch(ctx, off, off+n, stop, room)
 			return err
-		})
-		if err != nil {
+		}
+		items := itemsWrite + room.batch(w)
+		var err error
+		switch room {
+		case punchAll:
+			err = w.doData(ctx, sub, items, 3*w.tx.SectorSize(), step)
+		case punchItems:
+			err = w.doPaid(ctx, sub, items, space.ClassNormal, new(uint64), step)
+		case punchReserve:
+			err = w.doPaid(ctx, sub, items, space.ClassSteal, new(uint64), step)
+		}
+		switch {
+		case errors.Is(err, errNoPromise):
+			return full
+		case errors.Is(err, syscall.ENOSPC) && room < least:
+			room, full = room+1, err
+		case err != nil:
 			return err
 		}
 	}
@@ -283,35 +312,67 @@ func (w *Writer) punch(ctx context.Context, sub, ino disk.ObjectID, off, n uint6
 // punch takes away what the file has between off and end, in front of stop, as
 // far as a batch reaches. It says where it stopped, and whether it is
 // done.
-func (f *fileEdit) punch(ctx context.Context, off, end, stop uint64) (next uint64, done bool, err error) {
+func (f *fileEdit) punch(ctx context.Context, off, end, stop uint64, room punchRoom) (next uint64, done bool, err error) {
 	sector := f.w.tx.SectorSize()
 	end = min(end, roundUp(f.item.Size, sector))
 	inline, err := f.isInline(ctx)
 	if err != nil || off >= end {
-		return 0, true, err
+		return stop, true, err
 	}
 	from, to := roundUp(off, sector), end/sector*sector
+	if err := f.mayPunch(ctx, from, to, room, inline || off < from || to < end); err != nil {
+		return stop, false, err
+	}
 	if inline || from >= to {
 		return 0, true, f.zero(ctx, off, min(end, f.item.Size))
 	}
-	if next, err = f.dropSome(ctx, from, min(to, stop), f.w.batch()); err != nil {
-		return 0, false, err
+	to = min(to, stop)
+	if next, err = f.dropSome(ctx, from, to, room.batch(f.w)); err != nil {
+		return stop, false, err
+	}
+	if !f.noHoles() { // also before it is all done: a commit may come, or no more space
+		if err := f.insertHoles(ctx, next, to); err != nil {
+			return stop, false, err
+		}
 	}
 	if next > from {
 		f.item.Mtime, f.item.Ctime = f.now, f.now
 		return next, false, f.putInode(ctx, f.ino, &f.item)
 	}
-	if !f.noHoles() {
-		if err := f.insertHoles(ctx, from, to); err != nil {
-			return 0, false, err
-		}
-	}
 	if off < from {
 		if err := f.zero(ctx, off, from); err != nil {
-			return 0, false, err
+			return stop, false, err
 		}
 	}
-	return 0, true, f.zero(ctx, to, min(end, f.item.Size))
+	return 0, true, f.zero(ctx, end/sector*sector, min(end, f.item.Size))
+}
+
+// mayPunch refuses, before anything has changed, a hole that there is no room for.
+// What takes items from the global reserve must not make more of them: the removal of
+// files could then find nothing there.
+func (f *fileEdit) mayPunch(ctx context.Context, from, to uint64, room punchRoom, edges bool) error {
+	if room != punchAll && edges {
+		return errNoPromise
+	}
+	if room != punchReserve {
+		return nil
+	}
+	_, head, cut, err := f.last(ctx, from)
+	if err != nil {
+		return err
+	}
+	grows := cut && head.End > to
+	if !f.noHoles() { // the hole needs an item, too
+		_, tail, ok, err := f.last(ctx, to)
+		if err != nil {
+			return err
+		}
+		grows = cut && head.End > from || ok && tail.End > to
+	}
+	if grows {
+		return errNoPromise
+	}
+	return nil
 }
 
 // zero writes zeros between two offsets that are a few sectors apart, where
@@ -370,7 +431,7 @@ func (w *Writer) allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 	}
 	defer w.unlock(held)
 	if zero {
-		if err := w.punch(ctx, sub, ino, off, n); err != nil {
+		if err := w.punch(ctx, sub, ino, off, n, punchAll); err != nil { // what there is no room for is not given up
 			return err
 		}
 	}
@@ -379,7 +440,7 @@ func (w *Writer) allocate(ctx context.Context, sub, ino disk.ObjectID, off, n ui
 			return err
 		}
 		stop := min(end, off/sector*sector+maxPrealloc)
-		err := w.doPaid(ctx, sub, itemsWrite+w.batch(), &avail, func(ctx context.Context, f *fileEdit) error {
+		err := w.doPaid(ctx, sub, itemsWrite+w.batch(), space.ClassNormal, &avail, func(ctx context.Context, f *fileEdit) error {
 			if _, err := f.open(ctx, ino); err != nil {
 				return err
 			}

@@ -120,12 +120,12 @@ func (w *Writer) doData(ctx context.Context, sub disk.ObjectID, items int, n uin
 		return err
 	}
 	defer func() { w.tx.ReleaseData(n) }()
-	return w.doPaid(ctx, sub, items, &n, op)
+	return w.doPaid(ctx, sub, items, space.ClassNormal, &n, op)
 }
 
 // doPaid is doData with a promise that the caller has and gives back.
-func (w *Writer) doPaid(ctx context.Context, sub disk.ObjectID, items int, avail *uint64, op func(ctx context.Context, f *fileEdit) error) error {
-	return w.tx.Do(ctx, items, space.ClassNormal, func(ctx context.Context) error {
+func (w *Writer) doPaid(ctx context.Context, sub disk.ObjectID, items int, c space.Class, avail *uint64, op func(ctx context.Context, f *fileEdit) error) error {
+	return w.tx.Do(ctx, items, c, func(ctx context.Context) error {
 		e, err := w.edit(ctx, sub)
 		if err != nil {
 			return err
