@@ -14,7 +14,7 @@ import (
 // TestCrashVariants is TestCrashStates on filesystems composed at random: all
 // profiles, where what is torn may be a member of a row or its parity, with all
 // members there and with one away, when nothing but parity holds the bytes of
-// that one; old features; quotas; log trees.
+// that one; old features; full and simple quotas; log trees.
 func TestCrashVariants(t *testing.T) {
 	oracle.Need(t, oracle.Mounting...)
 	for seed := *crashSeed; seed < *crashSeed+*crashSeeds; seed++ {
@@ -40,10 +40,11 @@ func drawWorkload(seed uint64, rnd *rand.Rand) *crashWorkload {
 		}
 	}
 	quota := rnd.IntN(3) == 0
-	w.name = fmt.Sprintf("%v, quotas: %v", w.variant, quota)
+	w.simple = quota && seed%2 == 1
+	w.name = fmt.Sprintf("%v, quotas: %v, simple: %v", w.variant, quota, w.simple)
 	w.before = func(c *crashRun) error {
 		if quota {
-			if err := c.f.EnableQuota(c.ctx, false); err != nil {
+			if err := c.f.EnableQuota(c.ctx, w.simple); err != nil {
 				return err
 			}
 		}
