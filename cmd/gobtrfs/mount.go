@@ -63,7 +63,8 @@ Installed as /sbin/mount.fuse.gobtrfs the same program is a helper of mount(8):
     mount -t fuse.gobtrfs IMAGE DIR
     IMAGE  DIR  fuse.gobtrfs  allow_other  0  0        (in /etc/fstab)
 and as /sbin/umount.fuse.gobtrfs one of umount(8), which then waits until all is
-written.`,
+written. For root, umount(8) often asks no helper and returns before: use umount of
+this program where the image is needed at rest.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, list := range []struct {
