@@ -128,6 +128,9 @@ func (c *Cache) Get(ctx context.Context, addr disk.Logical, e Expect) (disk.Node
 		select {
 		case <-ent.done:
 		default:
+			if volume.HoldsRow(ctx) {
+				return c.readAlone(ctx, addr, e)
+			}
 			select {
 			case <-ent.done:
 			case <-ctx.Done():
@@ -161,6 +164,17 @@ func (c *Cache) Get(ctx context.Context, addr disk.Logical, e Expect) (disk.Node
 		}
 		return ent.node, nil
 	}
+}
+
+// readAlone reads addr past the cache, for who must not wait for others' reads:
+// one that has to rebuild the node waits for the row that the caller holds.
+func (c *Cache) readAlone(ctx context.Context, addr disk.Logical, e Expect) (disk.Node, error) {
+	c.misses.Add(1)
+	buf := make(disk.Node, c.geometry.NodeSize)
+	if err := c.read(ctx, addr, buf, e); err != nil {
+		return nil, err
+	}
+	return buf, nil
 }
 
 // load reads addr into a new entry, and returns nil if somebody else was

@@ -197,10 +197,15 @@ func (r *rows) newer(k rowKey, off, n int) (out []newerBytes) {
 
 type rowLockKey struct{}
 
+// HoldsRow says whether ctx is that of a call to Committed, whose caller has the
+// lock of a row: who gets it must not wait for another read, which may need that
+// row to rebuild what it reads.
+func HoldsRow(ctx context.Context) bool { return ctx.Value(rowLockKey{}) != nil }
+
 // lock takes the lock of a row, unless ctx says that it is held already by
 // somebody on whose behalf this is done.
 func (r *rows) lock(ctx context.Context, k rowKey) (unlock func(), err error) {
-	if ctx.Value(rowLockKey{}) != nil {
+	if HoldsRow(ctx) {
 		return func() {}, nil
 	}
 	h := (uint64(k.chunk)>>16 ^ k.row) * 0x9e3779b97f4a7c15
