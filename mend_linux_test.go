@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -250,7 +249,9 @@ func (d *lying) ReadAt(p []byte, off int64) (int, error) {
 // What seemed bad is written again beside edits, commits and readers of commits
 // that are over: nothing of what they write may suffer.
 func TestMendingBesideEdits(t *testing.T) {
-	for n, data := range map[int]string{2: "raid1", 3: "raid5"} {
+	// Not RAID5: what is in no commit yet has nothing to tell a lie by when the
+	// parity of its row is made, and a second lie leaves nothing to read it from.
+	for n, data := range map[int]string{2: "raid1", 3: "raid1c3"} {
 		t.Run(data, func(t *testing.T) {
 			var devs []blockdev.Device
 			for range n {
@@ -270,10 +271,7 @@ func TestMendingBesideEdits(t *testing.T) {
 				t.Error("nothing was written again")
 			}
 			t.Logf("%d copies were written again, of %d reads", rewritten.Load(), liar.reads.Load())
-			// What is in no commit yet has nothing to tell a lie by when the parity
-			// of its row is made.
-			lied := func(f check.Finding) bool { return data == "raid5" && f.Code == check.CodeParity }
-			if bad := slices.DeleteFunc(checkErrors(t, devs, check.Options{VerifyData: true}), lied); len(bad) > 0 {
+			if bad := checkErrors(t, devs, check.Options{VerifyData: true}); len(bad) > 0 {
 				t.Error(bad)
 			}
 		})
