@@ -27,26 +27,27 @@ func TestConcurrentEdits(t *testing.T) {
 	judge(t, image)
 }
 
+// repeat does something over and over until stop is closed or it fails.
+func repeat(t *testing.T, stop <-chan struct{}, do func() error) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if err := do(); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
 func concurrentEdits(t *testing.T, f *btrfs.FS, e *btrfs.Editor, writers, files int) {
 	t.Helper()
 	ctx := t.Context()
 	var wg, helpers sync.WaitGroup
 	stop := make(chan struct{})
-	helper := func(do func() error) {
-		helpers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := do(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
+	helper := func(do func() error) { helpers.Go(func() { repeat(t, stop, do) }) }
 	helper(func() error { return f.Sync(ctx) })
 	for range 2 {
 		helper(func() error { return readEverything(ctx, f) })

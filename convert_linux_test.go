@@ -3,7 +3,6 @@ package btrfs_test
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,14 +16,7 @@ import (
 func TestConvertedFromExt4(t *testing.T) {
 	t.Parallel()
 	oracle.Need(t, oracle.Mounting...)
-	for _, tool := range []string{"mkfs.ext4", "btrfs-convert"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	needConvert(t)
 	ctx := context.Background()
 	dir := filepath.Join(t.TempDir(), "files")
 	must(t, os.MkdirAll(filepath.Join(dir, "d"), 0o755))

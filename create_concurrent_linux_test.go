@@ -29,21 +29,7 @@ func TestCreationsTogether(t *testing.T) {
 	must(t, e.Mkdir(ctx, "/shared", btrfs.Attr{Perm: 0o755}))
 	var wg, others sync.WaitGroup
 	stop := make(chan struct{})
-	again := func(do func() error) {
-		others.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := do(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
+	again := func(do func() error) { others.Go(func() { repeat(t, stop, do) }) }
 	again(func() error { return f.Sync(ctx) })
 	again(func() error { return wholeDirectory(ctx, f, e, "/shared") })
 	must(t, e.Create(ctx, "/shared/wanders", btrfs.Attr{Perm: 0o600}))

@@ -198,7 +198,7 @@ func (r *readWrite) callersFile(in *fuse.IoctlIn, fd int64) (place, error) {
 	}
 	p, ok := r.s.place(st.Ino)
 	if !ok {
-		return place{}, syscall.EINVAL // a stub
+		return place{}, syscall.EINVAL // the empty directory that stands for a subvolume
 	}
 	return p, nil
 }
