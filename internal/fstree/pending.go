@@ -82,7 +82,11 @@ type backlog struct {
 	queue []*pendingFile           // those that have contents, the oldest first
 	bytes uint64                   // of all segments, those under way too
 	runs  int                      // of all segs
-	room  chan struct{}            // closed, and made anew, when bytes fall
+	room  chan struct{}            // closed, and made anew, when bytes fall or a writer leaves
+	// admitted is what writers bring who were let in and have not left; held
+	// counts those who were not.
+	admitted uint64
+	held     int
 	// flushing counts flushes in the background; failed is why the last one
 	// ended, for one writer to be told.
 	flushing int
@@ -169,8 +173,7 @@ func (b *backlog) account(f *pendingFile, bytes, runs int) {
 		}
 	}
 	if bytes < 0 {
-		close(b.room)
-		b.room = make(chan struct{})
+		b.wakeLocked()
 	}
 }
 
@@ -225,9 +228,10 @@ func (f *pendingFile) writeLocked(p []byte, off uint64, now disk.Time) {
 // writePending writes p to memory. The file is read before if that was not
 // done yet.
 func (w *Writer) writePending(ctx context.Context, k fileKey, p []byte, off uint64) error {
-	if err := w.waitRoom(ctx); err != nil {
+	if err := w.admit(ctx, uint64(len(p))); err != nil {
 		return err
 	}
+	defer w.late.leave(uint64(len(p)))
 	f := w.late.get(k)
 	defer w.late.put(f)
 	sector := w.tx.SectorSize()
@@ -330,30 +334,62 @@ func (w *Writer) learn(ctx context.Context, f *pendingFile) error {
 	})
 }
 
-// waitRoom waits until less waits in memory than may.
-func (w *Writer) waitRoom(ctx context.Context) error {
+// admit waits until less waits in memory than may, what others who were let in
+// bring included: more than the limit is there by one writer's contents at most.
+// Who is let in leaves.
+func (w *Writer) admit(ctx context.Context, n uint64) error {
 	b := w.late
 	for {
 		b.mu.Lock()
-		err, room, full := b.failed, b.room, b.bytes >= b.limit || b.runs >= maxPendingRuns
+		err := b.failed
 		b.failed = nil
 		if b.closed {
 			err = space.ErrClosed
 		}
-		b.mu.Unlock()
-		if err != nil {
+		if err != nil || !b.fullLocked() {
+			if err == nil {
+				b.admitted += n
+			}
+			b.mu.Unlock()
 			return err
 		}
-		if !full {
-			return nil
-		}
+		room := b.room
+		b.held++
+		b.mu.Unlock()
 		w.flushSoon()
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			err = context.Cause(ctx)
+		}
+		b.mu.Lock()
+		b.held--
+		b.mu.Unlock()
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// leave is the end of what admit let in: its contents are in memory, or nothing
+// came of it.
+func (b *backlog) leave(n uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.admitted -= n
+	if b.held > 0 && !b.fullLocked() {
+		b.wakeLocked()
+	}
+}
+
+func (b *backlog) fullLocked() bool {
+	return b.bytes+b.admitted >= b.limit || b.runs >= maxPendingRuns
+}
+
+// wakeLocked has those who wait look again.
+func (b *backlog) wakeLocked() {
+	close(b.room)
+	b.room = make(chan struct{})
 }
 
 // maxFlushes is how many flushes run in the background: while one is in the
@@ -404,8 +440,7 @@ func (b *backlog) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failed = err
-	close(b.room)
-	b.room = make(chan struct{})
+	b.wakeLocked()
 }
 
 // absorb shows an inode as writes have left it that are not in the tree. Of
@@ -529,8 +564,7 @@ func (w *Writer) Close() {
 	b := w.late
 	b.mu.Lock()
 	b.closed = true
-	close(b.room)
-	b.room = make(chan struct{})
+	b.wakeLocked()
 	b.mu.Unlock()
 	b.wg.Wait()
 }
