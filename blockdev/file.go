@@ -39,6 +39,7 @@ type File struct {
 	size     int64
 	readOnly bool
 	block    bool
+	locked   bool
 }
 
 var _ Device = (*File)(nil)
@@ -67,7 +68,7 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	}
 	d := &File{f: f, readOnly: o.ReadOnly}
 	if err := d.prepare(o); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
@@ -103,6 +104,7 @@ func (d *File) prepare(o FileOptions) error {
 		if err := lockFile(d.f); err != nil {
 			return fmt.Errorf("open %s: %w", d.f.Name(), err)
 		}
+		d.locked = true
 		if loop := mountedThrough(fi); loop != "" {
 			return fmt.Errorf("open %s: mounted through %s: %w", d.f.Name(), loop, syscall.EBUSY)
 		}
@@ -183,7 +185,13 @@ func (d *File) Sync() error {
 func (d *File) Size() int64 { return d.size }
 
 // Close closes the file; it does not flush.
-func (d *File) Close() error { return d.f.Close() }
+func (d *File) Close() error {
+	var err error
+	if d.locked {
+		err = unlockFile(d.f)
+	}
+	return errors.Join(err, d.f.Close())
+}
 
 // Name is the path.
 func (d *File) Name() string { return d.f.Name() }
