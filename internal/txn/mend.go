@@ -25,7 +25,8 @@ import (
 type mender struct {
 	mu        lockrank.Mutex
 	suspected map[disk.Logical]int // length of each range; protected by mu
-	busy      bool                 // a goroutine mends; protected by mu
+	busy      bool                 // a goroutine was started to mend; protected by mu
+	mending   bool                 // whoever has the cycle mends what it took; protected by mu
 }
 
 // rankMender: no lock is taken under mender.mu.
@@ -64,10 +65,20 @@ func (f *FS) mendBeside() {
 	f.mender.busy = false
 }
 
-// take takes some of the ranges.
+// idle says whether nothing is suspected that has not been looked at to the end.
+func (m *mender) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.suspected) == 0 && !m.mending
+}
+
+// take takes some of the ranges, until done.
+//
+// REQUIRES: the cycle was taken.
 func (m *mender) take(most int) map[disk.Logical]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.mending = true
 	out := make(map[disk.Logical]int)
 	for _, l := range slices.Sorted(maps.Keys(m.suspected))[:min(most, len(m.suspected))] {
 		out[l] = m.suspected[l]
@@ -76,15 +87,21 @@ func (m *mender) take(most int) map[disk.Logical]int {
 	return out
 }
 
-// mendSuspected mends what is suspected. Its error is that of ctx: what cannot be
-// mended is none, as the reader was told of it or found a good copy.
+func (m *mender) done() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mending = false
+}
+
+// mendSuspected mends what is suspected, and waits for who is at it. Its error is
+// that of ctx: what cannot be mended is none, as the reader was told of it or found
+// a good copy.
 func (f *FS) mendSuspected(ctx context.Context) error {
 	for range maxSuspected / mendTurn {
-		batch := f.mender.take(mendTurn)
-		if len(batch) == 0 {
+		if f.mender.idle() {
 			return nil
 		}
-		if err := f.mendBatch(ctx, batch); ctx.Err() != nil {
+		if err := f.mendSome(ctx); ctx.Err() != nil {
 			return context.Cause(ctx)
 		} else if err != nil {
 			return nil
@@ -93,8 +110,8 @@ func (f *FS) mendSuspected(ctx context.Context) error {
 	return nil
 }
 
-// mendBatch mends some ranges. An error is about what stands in the way of all.
-func (f *FS) mendBatch(ctx context.Context, batch map[disk.Logical]int) error {
+// mendSome mends some ranges. An error is about what stands in the way of all.
+func (f *FS) mendSome(ctx context.Context) error {
 	if err := f.cycle.take(ctx); err != nil {
 		return err
 	}
@@ -102,6 +119,8 @@ func (f *FS) mendBatch(ctx context.Context, batch map[disk.Logical]int) error {
 	if err := f.Err(); err != nil {
 		return err
 	}
+	batch := f.mender.take(mendTurn)
+	defer f.mender.done()
 	c, err := f.committed(ctx)
 	if err != nil {
 		return err
